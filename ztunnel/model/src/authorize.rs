@@ -1,0 +1,135 @@
+//! Whether a connection may be opened. The answer is a [`Permit`], which only this module can make and which
+//! opening a connection consumes: an unauthorized dial does not compile.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ApplicationRoute, ClientAddr, PassthroughRoute, Refusal, Route, Snapshot, SpiffeId, TunnelRoute, Workload,
+    address::RESERVED_PORTS,
+    policy::{Action, Attributes, Policy},
+    workload::Protocol,
+};
+
+/// Leave to open one connection along `R`.
+#[derive(Debug)]
+pub struct Permit<R>(R);
+
+impl<R> Permit<R> {
+    pub fn route(&self) -> &R {
+        &self.0
+    }
+
+    /// To open the connection.
+    pub fn into_route(self) -> R {
+        self.0
+    }
+}
+
+/// Leave to open the connection an application asked for.
+#[derive(Debug)]
+pub enum OutboundPermit {
+    Tunnel(Permit<TunnelRoute>),
+    Passthrough(Permit<PassthroughRoute>),
+}
+
+/// Whether a workload accepts connections that prove no identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MtlsMode {
+    #[default]
+    Permissive,
+    Strict,
+}
+
+/// Outbound, the mesh decides at the destination; here only what could never work or would loop is refused.
+pub fn authorize_outbound(route: Route) -> Result<OutboundPermit, Refusal> {
+    match route {
+        Route::Tunnel(route) => {
+            refuse_reserved(route.authority.port())?;
+            Ok(OutboundPermit::Tunnel(Permit(route)))
+        }
+        Route::Passthrough(route) => {
+            // A reserved port of a mesh workload is a proxy's: plaintext there loops or leaks.
+            if route.destination.as_ref().is_some_and(|w| w.protocol == Protocol::Hbone) {
+                refuse_reserved(route.target.port())?;
+            }
+            Ok(OutboundPermit::Passthrough(Permit(route)))
+        }
+    }
+}
+
+/// What is known of a connection that arrives at a local workload.
+#[derive(Clone, Copy, Debug)]
+pub struct InboundFacts<'a> {
+    pub client: ClientAddr,
+    /// The identity proven by mutual TLS; `None` for plaintext.
+    pub peer: Option<&'a SpiffeId>,
+    /// The application's address.
+    pub target: SocketAddr,
+    pub mtls: MtlsMode,
+}
+
+pub fn authorize_inbound(
+    snapshot: &Snapshot,
+    destination: &Arc<Workload>,
+    facts: &InboundFacts<'_>,
+) -> Result<Permit<ApplicationRoute>, Refusal> {
+    let InboundFacts { client: ClientAddr(client), peer, target, mtls } = *facts;
+    if !destination.has_ip(target.ip()) {
+        return Err(Refusal::WrongDestination(target));
+    }
+    refuse_reserved(target.port())?;
+    match peer {
+        None if mtls == MtlsMode::Strict => return Err(Refusal::PlaintextInStrict),
+        Some(peer) if peer.trust_domain() != destination.identity.trust_domain() => {
+            return Err(Refusal::OtherTrustDomain(peer.trust_domain().clone()));
+        }
+        _ => {}
+    }
+    let attributes = Attributes {
+        peer,
+        source_ip: client.ip(),
+        destination_ip: target.ip(),
+        destination_port: target.port(),
+    };
+    judge(snapshot, destination, &attributes)?;
+    let source = (client.ip() != target.ip()).then_some(client.ip());
+    Ok(Permit(ApplicationRoute { destination: Arc::clone(destination), target, source }))
+}
+
+/// Any DENY that matches denies; if any ALLOW is in force, one must match.
+fn judge(snapshot: &Snapshot, workload: &Workload, attributes: &Attributes<'_>) -> Result<(), Refusal> {
+    let mut allows_in_force = false;
+    let mut allowed = false;
+    for policy in policies_in_force(snapshot, workload) {
+        let policy = policy?;
+        match policy.action {
+            Action::Deny if policy.matches(attributes) => return Err(Refusal::DeniedByPolicy(policy.key())),
+            Action::Deny => {}
+            Action::Allow => {
+                allows_in_force = true;
+                allowed = allowed || policy.matches(attributes);
+            }
+        }
+    }
+    if allows_in_force && !allowed { Err(Refusal::NotAllowed) } else { Ok(()) }
+}
+
+/// A policy that the workload names and the state lacks may be a DENY: its absence refuses.
+fn policies_in_force<'a>(
+    snapshot: &'a Snapshot,
+    workload: &'a Workload,
+) -> impl Iterator<Item = Result<&'a Arc<Policy>, Refusal>> {
+    let selected = workload
+        .authorization_policies
+        .iter()
+        .map(|key| snapshot.policy(key).ok_or_else(|| Refusal::UnknownPolicy(key.clone())));
+    let general = snapshot.policies_for(&workload.namespace).map(Ok);
+    selected.chain(general).filter(|policy| !matches!(policy, Ok(policy) if policy.dry_run))
+}
+
+fn refuse_reserved(port: u16) -> Result<(), Refusal> {
+    if RESERVED_PORTS.contains(&port) { Err(Refusal::ReservedPort(port)) } else { Ok(()) }
+}

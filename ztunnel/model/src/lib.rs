@@ -1,0 +1,27 @@
+//! What the mesh is and what it allows.
+//!
+//! Everything here is pure: no clock, no socket, no runtime. The control side builds a [`Snapshot`]
+//! and publishes it; the data path asks two questions of it: where does this connection go
+//! ([`resolve`]) and may it ([`authorize`]). The answer to the second is a [`Permit`], and only a
+//! `Permit` opens a connection.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod authorize;
+pub mod identity;
+pub mod policy;
+pub mod refusal;
+pub mod resolve;
+pub mod service;
+pub mod snapshot;
+pub mod svid;
+pub mod workload;
+
+pub use address::{ClientAddr, Network, NetworkAddress, OriginalDst, Role};
+pub use authorize::Permit;
+pub use identity::{SpiffeId, TrustDomain};
+pub use refusal::Refusal;
+pub use resolve::{ApplicationRoute, PassthroughRoute, Route, TunnelRoute};
+pub use snapshot::{SharedSnapshot, Snapshot};
+pub use svid::{Svid, SvidError, SvidSource};
+pub use workload::{Workload, WorkloadUid};

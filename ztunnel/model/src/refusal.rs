@@ -1,0 +1,95 @@
+//! Why a connection is refused: one machine-readable word, the same in log, metric and admin endpoint.
+
+use std::net::SocketAddr;
+
+use crate::{NetworkAddress, WorkloadUid, identity::TrustDomain, policy::PolicyKey, service::ServiceKey};
+
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("the local workload {0} is not in the mesh state, so it has no identity")]
+    UnknownSource(WorkloadUid),
+    #[error("{0} is not an address of the workload it was sent to")]
+    WrongDestination(SocketAddr),
+    #[error("`{0}` is not an ip:port or a known service host:port")]
+    BadAuthority(String),
+    #[error("{0} is unknown")]
+    UnknownDestination(String),
+    #[error("port {0} is reserved for the mesh itself")]
+    ReservedPort(u16),
+    #[error("service {service} has no port {port}")]
+    NoSuchServicePort { service: ServiceKey, port: u16 },
+    #[error("service {0} has no healthy endpoint")]
+    NoHealthyEndpoint(ServiceKey),
+    #[error("waypoint {0} is not in the mesh state")]
+    UnknownWaypoint(String),
+    #[error("{0} is in a network that is not reached from here")]
+    OtherNetwork(NetworkAddress),
+    #[error("policy {0} denies it")]
+    DeniedByPolicy(PolicyKey),
+    #[error("policies are in force and none allows it")]
+    NotAllowed,
+    #[error("policy {0} applies to the workload but is not in the mesh state")]
+    UnknownPolicy(PolicyKey),
+    #[error("the workload accepts mutual TLS only and this connection is plaintext")]
+    PlaintextInStrict,
+    #[error("the peer's trust domain {0} is not the workload's own")]
+    OtherTrustDomain(TrustDomain),
+}
+
+/// What kind of answer a refusal is; the tunnel turns it into an HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The request itself is wrong.
+    Malformed,
+    /// It is understood and forbidden.
+    Denied,
+    /// There is nothing there to reach.
+    Unavailable,
+}
+
+impl Refusal {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownSource(_) => "unknown_source",
+            Self::WrongDestination(_) => "wrong_destination",
+            Self::BadAuthority(_) => "bad_authority",
+            Self::UnknownDestination(_) => "unknown_destination",
+            Self::ReservedPort(_) => "reserved_port",
+            Self::NoSuchServicePort { .. } => "no_such_service_port",
+            Self::NoHealthyEndpoint(_) => "no_healthy_endpoint",
+            Self::UnknownWaypoint(_) => "unknown_waypoint",
+            Self::OtherNetwork(_) => "other_network",
+            Self::DeniedByPolicy(_) => "denied_by_policy",
+            Self::NotAllowed => "not_allowed",
+            Self::UnknownPolicy(_) => "unknown_policy",
+            Self::PlaintextInStrict => "plaintext_in_strict",
+            Self::OtherTrustDomain(_) => "other_trust_domain",
+        }
+    }
+
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::WrongDestination(_) | Self::BadAuthority(_) => RefusalKind::Malformed,
+            Self::DeniedByPolicy(_)
+            | Self::NotAllowed
+            | Self::UnknownPolicy(_)
+            | Self::PlaintextInStrict
+            | Self::OtherTrustDomain(_) => RefusalKind::Denied,
+            Self::UnknownSource(_)
+            | Self::UnknownDestination(_)
+            | Self::ReservedPort(_)
+            | Self::NoSuchServicePort { .. }
+            | Self::NoHealthyEndpoint(_)
+            | Self::UnknownWaypoint(_)
+            | Self::OtherNetwork(_) => RefusalKind::Unavailable,
+        }
+    }
+
+    /// The policy that decided, where one did.
+    pub fn policy(&self) -> Option<&PolicyKey> {
+        match self {
+            Self::DeniedByPolicy(policy) | Self::UnknownPolicy(policy) => Some(policy),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The mesh as known at one moment. Readers hold an immutable snapshot; a change makes a new one that
+//! shares all it did not touch, so it costs the change, not the mesh.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use imbl::{HashMap, OrdMap};
+
+use crate::{
+    NetworkAddress, Workload, WorkloadUid,
+    policy::{Policy, PolicyKey, Scope},
+    service::{Service, ServiceKey},
+};
+
+/// Cloning is cheap: the maps are persistent and share their nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    workloads: OrdMap<WorkloadUid, Arc<Workload>>,
+    by_address: HashMap<NetworkAddress, WorkloadUid>,
+    services: OrdMap<ServiceKey, Arc<Service>>,
+    by_vip: HashMap<NetworkAddress, ServiceKey>,
+    by_hostname: HashMap<Arc<str>, ServiceKey>,
+    endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
+    policies: OrdMap<PolicyKey, Arc<Policy>>,
+    global_policies: OrdMap<PolicyKey, Arc<Policy>>,
+    namespace_policies: HashMap<String, OrdMap<PolicyKey, Arc<Policy>>>,
+}
+
+impl Snapshot {
+    /// Adds the workload, or replaces the one of the same uid.
+    pub fn insert_workload(&mut self, workload: Workload) {
+        self.remove_workload(&workload.uid.clone());
+        let workload = Arc::new(workload);
+        // Pods of the host network share their node's address: it belongs to none of them.
+        if workload.network_mode == crate::workload::NetworkMode::Standard {
+            for address in workload.addresses() {
+                self.by_address.insert(address, workload.uid.clone());
+            }
+        }
+        for service in workload.services.keys() {
+            self.endpoints
+                .entry(service.clone())
+                .or_default()
+                .insert(workload.uid.clone(), Arc::clone(&workload));
+        }
+        self.workloads.insert(workload.uid.clone(), workload);
+    }
+
+    pub fn remove_workload(&mut self, uid: &WorkloadUid) {
+        let Some(old) = self.workloads.remove(uid) else { return };
+        for address in old.addresses() {
+            if self.by_address.get(&address) == Some(uid) {
+                self.by_address.remove(&address);
+            }
+        }
+        for service in old.services.keys() {
+            if let Some(endpoints) = self.endpoints.get_mut(service) {
+                endpoints.remove(uid);
+                if endpoints.is_empty() {
+                    self.endpoints.remove(service);
+                }
+            }
+        }
+    }
+
+    pub fn insert_service(&mut self, service: Service) {
+        let key = service.key();
+        self.remove_service(&key);
+        for vip in &service.vips {
+            self.by_vip.insert(vip.clone(), key.clone());
+        }
+        self.by_hostname.insert(Arc::clone(&key.hostname), key.clone());
+        self.services.insert(key, Arc::new(service));
+    }
+
+    pub fn remove_service(&mut self, key: &ServiceKey) {
+        let Some(old) = self.services.remove(key) else { return };
+        for vip in &old.vips {
+            if self.by_vip.get(vip) == Some(key) {
+                self.by_vip.remove(vip);
+            }
+        }
+        if self.by_hostname.get(&key.hostname) == Some(key) {
+            self.by_hostname.remove(&key.hostname);
+        }
+    }
+
+    pub fn insert_policy(&mut self, policy: Policy) {
+        let key = policy.key();
+        self.remove_policy(&key);
+        let policy = Arc::new(policy);
+        match policy.scope {
+            Scope::Global => {
+                self.global_policies.insert(key.clone(), Arc::clone(&policy));
+            }
+            Scope::Namespace => {
+                self.namespace_policies
+                    .entry(policy.namespace.clone())
+                    .or_default()
+                    .insert(key.clone(), Arc::clone(&policy));
+            }
+            Scope::WorkloadSelector => {}
+        }
+        self.policies.insert(key, policy);
+    }
+
+    pub fn remove_policy(&mut self, key: &PolicyKey) {
+        let Some(old) = self.policies.remove(key) else { return };
+        self.global_policies.remove(key);
+        if let Some(policies) = self.namespace_policies.get_mut(&old.namespace) {
+            policies.remove(key);
+            if policies.is_empty() {
+                self.namespace_policies.remove(&old.namespace);
+            }
+        }
+    }
+
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
+        self.by_address.get(address).and_then(|uid| self.workloads.get(uid))
+    }
+
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    pub fn service_at(&self, vip: &NetworkAddress) -> Option<&Arc<Service>> {
+        self.by_vip.get(vip).and_then(|key| self.services.get(key))
+    }
+
+    pub fn service_named(&self, hostname: &str) -> Option<&Arc<Service>> {
+        self.by_hostname.get(hostname).and_then(|key| self.services.get(key))
+    }
+
+    pub fn endpoints(&self, service: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
+        self.endpoints.get(service).into_iter().flat_map(OrdMap::values)
+    }
+
+    pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Policy>> {
+        self.policies.get(key)
+    }
+
+    /// The policies that hold for every workload of `namespace`: the mesh's and the namespace's own.
+    pub fn policies_for(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
+        let own = self.namespace_policies.get(namespace).into_iter().flat_map(OrdMap::values);
+        self.global_policies.values().chain(own)
+    }
+
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.values()
+    }
+}
+
+/// Where the control side publishes and the data path reads, without a lock.
+#[derive(Debug, Default)]
+pub struct SharedSnapshot(ArcSwap<Snapshot>);
+
+impl SharedSnapshot {
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
+    }
+}
