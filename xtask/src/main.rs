@@ -1,1 +1,45 @@
-fn main() {}
+//! The one front door for people and for continuous integration: `cargo xtask <verb>`.
+//!
+//! Every verb does its own set-up, says what takes long while it takes long, and on failure shows the end of
+//! the output that matters and what to do about it.
+#![forbid(unsafe_code)]
+
+mod ebpf;
+mod packages;
+mod setup;
+mod step;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, test and show the mesh", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and running need: Debian packages and bpf-linker
+    Setup,
+    /// Build the kernel side into target/ebpf
+    Ebpf,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().verb {
+        Verb::Setup => setup::everything(),
+        Verb::Ebpf => setup::for_ebpf().and_then(|tools| ebpf::build(&tools)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
