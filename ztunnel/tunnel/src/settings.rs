@@ -1,0 +1,76 @@
+//! What may be set about tunnels. The defaults are safe for a node of any size.
+
+use std::time::Duration;
+
+/// Everything here is per daemon.
+#[derive(Clone, Debug)]
+pub struct TunnelSettings {
+    pub deadlines: Deadlines,
+    pub windows: WindowSettings,
+    /// How often a connection is asked whether it is alive.
+    pub ping_interval: Duration,
+    /// How long the answer to a PING may take.
+    pub ping_timeout: Duration,
+    /// A pooled connection without streams is closed after this.
+    pub idle_timeout: Duration,
+    /// Streams on one outbound connection; the next stream opens another connection.
+    pub streams_per_connection: u32,
+    /// Streams a peer may have open on one inbound connection.
+    pub inbound_streams: u32,
+    /// Outbound connections of the whole daemon.
+    pub pool_connections: usize,
+}
+
+/// The longest each step may take. None of them waits for another connection's step.
+#[derive(Clone, Debug)]
+pub struct Deadlines {
+    /// A certificate for the local identity.
+    pub svid: Duration,
+    /// The TCP connection to the peer.
+    pub connect: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
+    /// The HTTP/2 preface.
+    pub preface: Duration,
+    /// The answer to a CONNECT, in which the far side connects to its application.
+    pub answer: Duration,
+}
+
+/// Receive windows, in bytes; see [`crate::window`] for what they bound.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowSettings {
+    /// A stream's window to begin with, and when it is idle.
+    pub initial: u32,
+    /// A stream's window at most.
+    pub max: u32,
+    /// What all windows of the daemon may grow by together.
+    pub growth_budget: usize,
+}
+
+impl Default for TunnelSettings {
+    fn default() -> Self {
+        Self {
+            deadlines: Deadlines::default(),
+            windows: WindowSettings::default(),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(300),
+            streams_per_connection: 100,
+            inbound_streams: 200,
+            pool_connections: 65_536,
+        }
+    }
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let step = Duration::from_secs(10);
+        Self { svid: step, connect: step, tls: step, preface: step, answer: 2 * step }
+    }
+}
+
+impl Default for WindowSettings {
+    fn default() -> Self {
+        Self { initial: 64 << 10, max: 1 << 20, growth_budget: 64 << 20 }
+    }
+}
