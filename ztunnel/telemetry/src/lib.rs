@@ -1,1 +1,23 @@
-//! .
+//! What the daemon tells about its connections.
+//!
+//! A connection opens a [`Ledger`] when it is accepted and closes it exactly once. From that one account come
+//! the list of live connections, the access log line and Istio's metrics. What peers can trigger before
+//! there is an account (refused handshakes) is counted by reason and logged at a bounded rate.
+#![forbid(unsafe_code)]
+
+mod access_log;
+mod account;
+mod ledger;
+mod live;
+pub mod metrics;
+mod outcome;
+mod rate_limit;
+mod series;
+#[cfg(test)]
+mod tests;
+
+pub use account::{ByteCounters, Path};
+pub use ledger::{Ledger, Ledgers};
+pub use live::{LiveConnection, LiveParty};
+pub use outcome::{End, Outcome, ResponseFlags};
+pub use rate_limit::{Admission, RateLimited};

@@ -1,0 +1,120 @@
+//! What is known of one connection. The ledger writes it, the live list and the flush of byte counts read it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, service::Service};
+use parking_lot::Mutex;
+
+use crate::series::Series;
+
+/// What the wire carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Path {
+    /// Not decided yet, or never.
+    #[default]
+    Unresolved,
+    /// HBONE: `gateway` is where TLS is spoken, `target` the application's address.
+    Tunnel { gateway: SocketAddr, target: SocketAddr },
+    /// Outbound as the application sent it.
+    Passthrough { target: SocketAddr },
+    /// Inbound as the client sent it.
+    Plaintext,
+}
+
+impl Path {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unresolved => "unresolved",
+            Self::Tunnel { .. } => "hbone",
+            Self::Passthrough { .. } => "passthrough",
+            Self::Plaintext => "plaintext",
+        }
+    }
+}
+
+/// Payload bytes of one connection, by direction.
+#[derive(Debug, Default)]
+pub struct ByteCounters {
+    to_destination: Direction,
+    to_source: Direction,
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    total: AtomicU64,
+    /// What the metrics have been told.
+    reported: AtomicU64,
+}
+
+impl ByteCounters {
+    pub fn add_to_destination(&self, bytes: u64) {
+        self.to_destination.total.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn add_to_source(&self, bytes: u64) {
+        self.to_source.total.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn to_destination(&self) -> u64 {
+        self.to_destination.total.load(Relaxed)
+    }
+
+    pub fn to_source(&self) -> u64 {
+        self.to_source.total.load(Relaxed)
+    }
+}
+
+impl Direction {
+    /// Each byte is handed out once, whoever asks, however many ask at once.
+    fn take_unreported(&self) -> u64 {
+        let now = self.total.load(Relaxed);
+        now.saturating_sub(self.reported.fetch_max(now, Relaxed))
+    }
+}
+
+/// Grows while the connection is being understood; fixed once it stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) path: Path,
+    pub(crate) source: Option<Arc<Workload>>,
+    pub(crate) destination: Option<Arc<Workload>>,
+    pub(crate) service: Option<Arc<Service>>,
+    /// Proven to each other by mutual TLS: source, destination.
+    pub(crate) identities: Option<(SpiffeId, SpiffeId)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) id: u64,
+    pub(crate) role: Role,
+    pub(crate) local: WorkloadUid,
+    pub(crate) client: ClientAddr,
+    pub(crate) destination: OriginalDst,
+    pub(crate) opened: Instant,
+    pub(crate) counters: Arc<ByteCounters>,
+    pub(crate) facts: Mutex<Facts>,
+    /// Where it is counted; known from the moment it counts as opened.
+    pub(crate) series: OnceLock<Arc<Series>>,
+}
+
+impl Account {
+    /// Tells the metrics the bytes they have not heard of.
+    pub(crate) fn flush(&self) {
+        let Some(series) = self.series.get() else { return };
+        add(&series.received, self.counters.to_destination.take_unreported());
+        add(&series.sent, self.counters.to_source.take_unreported());
+    }
+}
+
+fn add(counter: &OnceLock<metrics::Counter>, bytes: u64) {
+    if let (Some(counter), 1..) = (counter.get(), bytes) {
+        counter.increment(bytes);
+    }
+}

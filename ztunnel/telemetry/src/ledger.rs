@@ -1,0 +1,168 @@
+//! The account of one connection, from accept to end, and the book of all that are open.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, service::Service};
+use parking_lot::Mutex;
+
+use crate::{
+    ByteCounters, LiveConnection, Outcome, Path, ResponseFlags, access_log,
+    account::{Account, Facts},
+    series::SeriesCache,
+};
+
+/// Power of two; enough that a handful of data-plane threads rarely meet in one shard.
+const SHARDS: u64 = 32;
+
+/// The live connections of this daemon.
+#[derive(Default)]
+pub struct Ledgers {
+    next_id: AtomicU64,
+    shards: [Mutex<HashMap<u64, Arc<Account>>>; SHARDS as usize],
+    series: SeriesCache,
+}
+
+impl Ledgers {
+    pub fn open(
+        self: &Arc<Self>,
+        role: Role,
+        local: WorkloadUid,
+        client: ClientAddr,
+        destination: OriginalDst,
+    ) -> Ledger {
+        let account = Arc::new(Account {
+            id: self.next_id.fetch_add(1, Relaxed),
+            role,
+            local,
+            client,
+            destination,
+            opened: Instant::now(),
+            counters: Arc::default(),
+            facts: Mutex::default(),
+            series: Default::default(),
+        });
+        self.shard(account.id).lock().insert(account.id, Arc::clone(&account));
+        Ledger { account, ledgers: Arc::clone(self), closed: false }
+    }
+
+    /// In no particular order.
+    pub fn live(&self) -> Vec<LiveConnection> {
+        self.accounts().iter().map(|account| LiveConnection::of(account)).collect()
+    }
+
+    /// How many connections of this local workload are open.
+    pub fn count_for(&self, local: &WorkloadUid) -> usize {
+        self.shards.iter().map(|shard| shard.lock().values().filter(|a| a.local == *local).count()).sum()
+    }
+
+    /// Brings the metrics up to date with the bytes of connections that are still open.
+    pub fn flush(&self) {
+        for account in self.accounts() {
+            account.flush();
+        }
+    }
+
+    /// Copies shard by shard, so that no data-plane thread waits for a reader of the whole book.
+    fn accounts(&self) -> Vec<Arc<Account>> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            all.extend(shard.lock().values().map(Arc::clone));
+        }
+        all
+    }
+
+    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Account>>> {
+        let index = usize::try_from(id % SHARDS).unwrap_or_default();
+        &self.shards[index]
+    }
+}
+
+impl fmt::Debug for Ledgers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledgers").finish_non_exhaustive()
+    }
+}
+
+/// One connection's account. Dropped without [`Ledger::close`] it records that the connection was cancelled.
+#[derive(Debug)]
+pub struct Ledger {
+    account: Arc<Account>,
+    ledgers: Arc<Ledgers>,
+    closed: bool,
+}
+
+impl Ledger {
+    pub fn set_path(&mut self, path: Path) {
+        self.account.facts.lock().path = path;
+    }
+
+    pub fn set_source(&mut self, workload: &Arc<Workload>) {
+        self.account.facts.lock().source = Some(Arc::clone(workload));
+    }
+
+    pub fn set_destination(&mut self, workload: &Arc<Workload>) {
+        self.account.facts.lock().destination = Some(Arc::clone(workload));
+    }
+
+    pub fn set_service(&mut self, service: &Arc<Service>) {
+        self.account.facts.lock().service = Some(Arc::clone(service));
+    }
+
+    /// The two ends have proven these to each other by mutual TLS. Nothing less may be recorded here: it is what
+    /// `connection_security_policy="mutual_tls"` means.
+    pub fn set_identities(&mut self, source: SpiffeId, destination: SpiffeId) {
+        self.account.facts.lock().identities = Some((source, destination));
+    }
+
+    /// The connection stands and bytes may flow. What is known now is what its metrics are counted under.
+    pub fn establish(&mut self) {
+        self.count_opened().start_bytes();
+    }
+
+    pub fn counters(&self) -> Arc<ByteCounters> {
+        Arc::clone(&self.account.counters)
+    }
+
+    pub fn close(mut self, outcome: Outcome) {
+        self.finish(&outcome);
+    }
+
+    fn count_opened(&self) -> &Arc<crate::series::Series> {
+        self.account.series.get_or_init(|| {
+            let facts: Facts = self.account.facts.lock().clone();
+            let series = self.ledgers.series.of(self.account.role, facts);
+            series.opened.increment(1);
+            series
+        })
+    }
+
+    fn finish(&mut self, outcome: &Outcome) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        let account = &self.account;
+        self.ledgers.shard(account.id).lock().remove(&account.id);
+        let stood = account.series.get().is_some();
+        let series = self.count_opened();
+        account.flush();
+        series.closed(outcome.flags()).increment(1);
+        if !stood && outcome.flags() != ResponseFlags::None {
+            series.failed(outcome.flags()).increment(1);
+        }
+        access_log::write(account, outcome);
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.finish(&Outcome::Cancelled);
+    }
+}

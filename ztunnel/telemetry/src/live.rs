@@ -1,0 +1,82 @@
+//! Open connections as the admin endpoint shows them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid};
+use serde::Serialize;
+
+use crate::{Path, account::Account};
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveConnection {
+    pub id: u64,
+    pub role: Role,
+    /// The pod of this node that it belongs to.
+    pub local: WorkloadUid,
+    pub client: ClientAddr,
+    /// What the client asked for.
+    pub original_destination: OriginalDst,
+    /// `unresolved`, `hbone`, `passthrough` or `plaintext`.
+    pub path: &'static str,
+    /// Where the mutual TLS tunnel leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<SocketAddr>,
+    /// The application's address, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<SocketAddr>,
+    pub source: LiveParty,
+    pub destination: LiveParty,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Bytes may flow; false while it is still being made.
+    pub established: bool,
+    pub bytes_to_destination: u64,
+    pub bytes_to_source: u64,
+    pub age_milliseconds: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LiveParty {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadUid>,
+    /// Proven by mutual TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<SpiffeId>,
+}
+
+impl LiveConnection {
+    pub(crate) fn of(account: &Account) -> Self {
+        let facts = account.facts.lock().clone();
+        let (gateway, target) = match facts.path {
+            Path::Unresolved => (None, None),
+            Path::Tunnel { gateway, target } => (Some(gateway), Some(target)),
+            Path::Passthrough { target } => (None, Some(target)),
+            Path::Plaintext => (None, Some(account.destination.0)),
+        };
+        let (source_identity, destination_identity) = facts.identities.unzip();
+        Self {
+            id: account.id,
+            role: account.role,
+            local: account.local.clone(),
+            client: account.client,
+            original_destination: account.destination,
+            path: facts.path.as_str(),
+            gateway,
+            target,
+            source: LiveParty::of(facts.source.as_ref(), source_identity),
+            destination: LiveParty::of(facts.destination.as_ref(), destination_identity),
+            service: facts.service.map(|service| service.key().to_string()),
+            established: account.series.get().is_some(),
+            bytes_to_destination: account.counters.to_destination(),
+            bytes_to_source: account.counters.to_source(),
+            age_milliseconds: u64::try_from(account.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl LiveParty {
+    fn of(workload: Option<&Arc<Workload>>, identity: Option<SpiffeId>) -> Self {
+        Self { workload: workload.map(|workload| workload.uid.clone()), identity }
+    }
+}

@@ -1,0 +1,109 @@
+//! The recorder, the names of all metrics of the data plane, and the counters that belong to no connection.
+
+use std::time::SystemTime;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use model::Svid;
+
+use crate::Ledgers;
+
+/// Istio's names where Istio has one, `ztunnel_` where it has none.
+pub mod names {
+    pub const OPENED: &str = "istio_tcp_connections_opened_total";
+    pub const CLOSED: &str = "istio_tcp_connections_closed_total";
+    pub const FAILED: &str = "istio_tcp_connections_failed_total";
+    pub const RECEIVED: &str = "istio_tcp_received_bytes_total";
+    pub const SENT: &str = "istio_tcp_sent_bytes_total";
+    pub const BUILD: &str = "istio_build";
+    pub const ACTIVE_PROXIES: &str = "workload_manager_active_proxy_count";
+    pub const HANDSHAKE_FAILURES: &str = "ztunnel_handshake_failures_total";
+    pub const ACCEPT_FAILURES: &str = "ztunnel_accept_failures_total";
+    pub const STATE_UPDATES: &str = "ztunnel_state_updates_total";
+    pub const CERTIFICATE_EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
+}
+
+/// Renders what has been recorded.
+#[derive(Clone)]
+pub struct Exporter(PrometheusHandle);
+
+/// Makes the process's one recorder. To be called once, before anything is recorded.
+pub fn install() -> Result<Exporter, BuildError> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    describe();
+    Ok(Exporter(handle))
+}
+
+impl Exporter {
+    /// The Prometheus text format, bytes of open connections included.
+    pub fn render(&self, ledgers: &Ledgers) -> String {
+        ledgers.flush();
+        self.0.render()
+    }
+
+    /// Keeps the recorder's memory in bounds; to be called every few seconds.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+/// Says what each metric means.
+pub fn describe() {
+    describe_counter!(names::OPENED, "The total number of TCP connections opened.");
+    describe_counter!(names::CLOSED, "The total number of TCP connections closed.");
+    describe_counter!(names::FAILED, "The total number of TCP connections that failed to establish.");
+    describe_counter!(names::RECEIVED, "Payload bytes that went from the source to the destination.");
+    describe_counter!(names::SENT, "Payload bytes that went from the destination to the source.");
+    describe_gauge!(names::BUILD, "The version of this daemon, as a label.");
+    describe_gauge!(names::ACTIVE_PROXIES, "Pods that are served now.");
+    describe_counter!(names::HANDSHAKE_FAILURES, "Inbound tunnels refused before the peer had an identity.");
+    describe_counter!(names::ACCEPT_FAILURES, "Failures of accept(2) on a pod's listeners.");
+    describe_counter!(names::STATE_UPDATES, "Changes of the mesh state, by whether they were accepted.");
+    describe_gauge!(
+        names::CERTIFICATE_EXPIRY,
+        "When the certificate of an identity expires, in Unix seconds."
+    );
+}
+
+pub fn handshake_failed(reason: &'static str) {
+    counter!(names::HANDSHAKE_FAILURES, "reason" => reason).increment(1);
+}
+
+pub fn accept_failed() {
+    counter!(names::ACCEPT_FAILURES).increment(1);
+}
+
+pub fn build_info(version: &'static str) {
+    gauge!(names::BUILD, "component" => "ztunnel", "tag" => version).set(1.0);
+}
+
+pub fn state_updated(accepted: bool) {
+    let result = if accepted { "accepted" } else { "rejected" };
+    counter!(names::STATE_UPDATES, "result" => result).increment(1);
+}
+
+pub fn certificate_issued(svid: &Svid) {
+    let expiry = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    gauge!(names::CERTIFICATE_EXPIRY, "identity" => svid.identity.to_string()).set(expiry.as_secs_f64());
+}
+
+/// Counts a pod as served for as long as it is held.
+#[derive(Debug)]
+pub struct ActiveProxy(());
+
+impl ActiveProxy {
+    #[expect(
+        clippy::new_without_default,
+        reason = "making one has an effect that nobody expects of a default"
+    )]
+    pub fn new() -> Self {
+        gauge!(names::ACTIVE_PROXIES).increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for ActiveProxy {
+    fn drop(&mut self) {
+        gauge!(names::ACTIVE_PROXIES).decrement(1.0);
+    }
+}

@@ -1,0 +1,384 @@
+//! The account of a connection against what Istio's ztunnel recorded of the same connections.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use model::{
+    ClientAddr, OriginalDst, Refusal, Role, SpiffeId, Workload, WorkloadUid,
+    policy::PolicyKey,
+    service::Service,
+    workload::{Locality, WorkloadType},
+};
+
+use crate::{Ledger, Ledgers, Outcome, Path, ResponseFlags};
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A workload of the recorded mesh.
+fn workload(name: &str, ip: &str) -> Arc<Workload> {
+    let identity: SpiffeId = format!("spiffe://cluster.local/ns/default/sa/sa-{name}").parse().unwrap();
+    let uid = WorkloadUid::new(&format!("Kubernetes//Pod/default/{name}"));
+    let mut workload = Workload::new(uid, name, identity, vec![ip.parse().unwrap()]);
+    workload.workload_name = name.to_owned();
+    workload.workload_type = WorkloadType::Deployment;
+    workload.canonical_name = name.to_owned();
+    workload.canonical_revision = "v1".to_owned();
+    workload.cluster_id = "Kubernetes".to_owned();
+    if name == "c1" {
+        workload.locality = Locality { region: "r1".into(), zone: "z1".into(), subzone: String::new() };
+    }
+    if name == "q1" {
+        workload.canonical_revision = "latest".to_owned();
+    }
+    Arc::new(workload)
+}
+
+fn web() -> Arc<Service> {
+    Arc::new(Service {
+        name: "web".into(),
+        namespace: "default".into(),
+        hostname: "web.default.svc.cluster.local".into(),
+        vips: vec!["/10.96.0.10".parse().unwrap()],
+        ports: [(80, 8080)].into(),
+        subject_alt_names: vec![],
+        waypoint: None,
+    })
+}
+
+struct Mesh {
+    ledgers: Arc<Ledgers>,
+    c1: Arc<Workload>,
+    s1: Arc<Workload>,
+    q1: Arc<Workload>,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        Self {
+            ledgers: Arc::new(Ledgers::default()),
+            c1: workload("c1", "10.1.1.10"),
+            s1: workload("s1", "10.2.1.10"),
+            q1: workload("q1", "10.2.100.10"),
+        }
+    }
+
+    fn outbound(&self, destination: &str) -> Ledger {
+        let client = ClientAddr(socket("10.1.1.10:35480"));
+        let uid = self.c1.uid.clone();
+        let mut ledger = self.ledgers.open(Role::Outbound, uid, client, OriginalDst(socket(destination)));
+        ledger.set_source(&self.c1);
+        ledger
+    }
+
+    fn tunnel(&self, ledger: &mut Ledger, target: &str) {
+        ledger.set_destination(&self.s1);
+        ledger.set_path(Path::Tunnel { gateway: socket("10.2.1.10:15008"), target: socket(target) });
+        ledger.set_identities(self.c1.identity.clone(), self.s1.identity.clone());
+    }
+
+    fn inbound(&self, role: Role, client: &str, destination: &str) -> Ledger {
+        let client = ClientAddr(socket(client));
+        let uid = self.s1.uid.clone();
+        let mut ledger = self.ledgers.open(role, uid, client, OriginalDst(socket(destination)));
+        ledger.set_destination(&self.s1);
+        ledger
+    }
+
+    fn inbound_tunnel(&self, target: &str) -> Ledger {
+        let mut ledger = self.inbound(Role::InboundHbone, "10.1.1.10:63656", "10.2.1.10:15008");
+        ledger.set_source(&self.c1);
+        self.tunnel(&mut ledger, target);
+        ledger
+    }
+
+    fn inbound_plaintext(&self, destination: &str) -> Ledger {
+        let mut ledger = self.inbound(Role::InboundPlaintext, "10.1.100.10:43350", destination);
+        ledger.set_path(Path::Plaintext);
+        ledger
+    }
+}
+
+/// "hello" one way and "response" the other, as recorded.
+fn exchange(mut ledger: Ledger) {
+    ledger.establish();
+    ledger.counters().add_to_destination(5);
+    ledger.counters().add_to_source(8);
+    ledger.close(Outcome::Completed);
+}
+
+fn denied() -> Outcome {
+    let policy = PolicyKey { namespace: "default".into(), name: "deny-9001".into() };
+    Outcome::Refused(Refusal::DeniedByPolicy(policy))
+}
+
+fn failed(error: &str) -> Outcome {
+    Outcome::Failed { flags: ResponseFlags::Connect, reason: "connect", error: error.to_owned() }
+}
+
+fn recorder() -> PrometheusRecorder {
+    PrometheusBuilder::new().build_recorder()
+}
+
+/// Each series of the connection metrics as its labels, sorted, and its value.
+fn connection_metrics(text: &str) -> BTreeSet<String> {
+    let of_connections = |line: &&str| {
+        line.starts_with("istio_tcp_") && line.contains("_total{") && !line.starts_with("istio_tcp_sockets")
+    };
+    text.lines().filter(of_connections).map(with_sorted_labels).collect()
+}
+
+fn with_sorted_labels(line: &str) -> String {
+    let (name, rest) = line.split_once('{').unwrap();
+    let (labels, value) = rest.split_once('}').unwrap();
+    let labels: BTreeSet<&str> = labels.split(',').collect();
+    format!("{name}{labels:?}{value}")
+}
+
+/// A dashboard made for Istio must find the same series, labels and values here.
+#[test]
+fn the_source_counts_as_istio_counts() {
+    let recorder = recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let mesh = Mesh::new();
+        let tunnel = |target| {
+            let mut ledger = mesh.outbound(target);
+            mesh.tunnel(&mut ledger, target);
+            ledger
+        };
+        exchange(tunnel("10.2.1.10:8080"));
+        let mut to_service = mesh.outbound("10.96.0.10:80");
+        mesh.tunnel(&mut to_service, "10.2.1.10:8080");
+        to_service.set_service(&web());
+        exchange(to_service);
+        tunnel("10.2.1.10:9001").close(failed("http status: 401 Unauthorized"));
+        tunnel("10.2.1.10:7").close(failed("http status: 503 Service Unavailable"));
+
+        let mut plain = mesh.outbound("10.2.100.10:8080");
+        plain.set_destination(&mesh.q1);
+        plain.set_path(Path::Passthrough { target: socket("10.2.100.10:8080") });
+        exchange(plain);
+
+        let mut answered = mesh.outbound("172.31.0.2:15021");
+        answered.set_path(Path::Passthrough { target: socket("172.31.0.2:15021") });
+        answered.establish();
+        answered.counters().add_to_destination(5);
+        answered.close(Outcome::Completed);
+        let mut refused = mesh.outbound("172.31.0.2:7");
+        refused.set_path(Path::Passthrough { target: socket("172.31.0.2:7") });
+        refused.close(failed("Connection refused (os error 111)"));
+    });
+    let recorded = include_str!("../fixtures/istio/metrics.client.txt");
+    assert_eq!(connection_metrics(&recorder.handle().render()), connection_metrics(recorded));
+}
+
+#[test]
+fn the_destination_counts_as_istio_counts() {
+    let recorder = recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let mesh = Mesh::new();
+        exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
+        exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
+        mesh.inbound_tunnel("10.2.1.10:9001").close(denied());
+        mesh.inbound_tunnel("10.2.1.10:7").close(failed("Connection refused (os error 111)"));
+        exchange(mesh.inbound_plaintext("10.2.1.10:8080"));
+        mesh.inbound_plaintext("10.2.1.10:9001").close(denied());
+        mesh.inbound_plaintext("10.2.1.10:7").close(failed("Connection refused (os error 111)"));
+    });
+    let recorded = include_str!("../fixtures/istio/metrics.server.txt");
+    assert_eq!(connection_metrics(&recorder.handle().render()), connection_metrics(recorded));
+}
+
+/// A connection that lives for a week must not show its bytes only at its end, nor twice.
+#[test]
+fn bytes_of_an_open_connection_show_at_each_scrape_and_once_only() {
+    let recorder = recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let received = || {
+            let text = recorder.handle().render();
+            let line = text.lines().find(|line| line.starts_with(crate::metrics::names::RECEIVED)).unwrap();
+            line.rsplit_once(' ').unwrap().1.to_owned()
+        };
+        let mesh = Mesh::new();
+        let mut ledger = mesh.inbound_tunnel("10.2.1.10:8080");
+        ledger.establish();
+        ledger.counters().add_to_destination(100);
+        mesh.ledgers.flush();
+        assert_eq!(received(), "100");
+        ledger.counters().add_to_destination(1);
+        mesh.ledgers.flush();
+        mesh.ledgers.flush();
+        assert_eq!(received(), "101");
+        ledger.close(Outcome::Completed);
+        assert_eq!(received(), "101");
+    });
+}
+
+/// A task that is aborted at any await still leaves the book, the log and the metrics right.
+#[test]
+fn a_dropped_ledger_is_closed_as_cancelled_and_leaves_the_book() {
+    let log = Captured::default();
+    tracing::subscriber::with_default(log.subscriber(), || {
+        let mesh = Mesh::new();
+        let ledger = mesh.inbound_tunnel("10.2.1.10:8080");
+        assert_eq!(mesh.ledgers.count_for(&mesh.s1.uid), 1);
+        assert_eq!(mesh.ledgers.count_for(&mesh.c1.uid), 0);
+        drop(ledger);
+        assert_eq!(mesh.ledgers.live().len(), 0);
+    });
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(r#"reason="cancelled""#), "{lines:?}");
+}
+
+/// Connections of one kind share their handles; kinds beyond the bound do not grow the cache.
+#[test]
+fn the_cache_of_label_sets_is_shared_and_bounded() {
+    let mesh = Mesh::new();
+    let cache = crate::series::SeriesCache::default();
+    let facts = |workload: &Arc<Workload>| crate::account::Facts {
+        source: Some(Arc::clone(workload)),
+        ..Default::default()
+    };
+    let first = cache.of(Role::Outbound, facts(&mesh.c1));
+    assert!(Arc::ptr_eq(&first, &cache.of(Role::Outbound, facts(&mesh.c1))));
+    assert!(!Arc::ptr_eq(&first, &cache.of(Role::Outbound, facts(&mesh.s1))));
+    for _ in 0..5000 {
+        cache.of(Role::Outbound, facts(&workload("w", "10.0.0.1")));
+    }
+    assert!(cache.len() <= 4096, "{}", cache.len());
+}
+
+#[test]
+fn the_live_list_names_both_identities_path_and_bytes() {
+    let mesh = Mesh::new();
+    let mut ledger = mesh.outbound("10.96.0.10:80");
+    mesh.tunnel(&mut ledger, "10.2.1.10:8080");
+    ledger.set_service(&web());
+    ledger.establish();
+    ledger.counters().add_to_destination(5);
+    let mut live = serde_json::to_value(mesh.ledgers.live()).unwrap();
+    assert!(live[0]["ageMilliseconds"].take().is_u64());
+    assert_eq!(
+        live,
+        serde_json::json!([{
+            "id": 0,
+            "role": "outbound",
+            "local": "Kubernetes//Pod/default/c1",
+            "client": "10.1.1.10:35480",
+            "originalDestination": "10.96.0.10:80",
+            "path": "hbone",
+            "gateway": "10.2.1.10:15008",
+            "target": "10.2.1.10:8080",
+            "source": {
+                "workload": "Kubernetes//Pod/default/c1",
+                "identity": "spiffe://cluster.local/ns/default/sa/sa-c1",
+            },
+            "destination": {
+                "workload": "Kubernetes//Pod/default/s1",
+                "identity": "spiffe://cluster.local/ns/default/sa/sa-s1",
+            },
+            "service": "default/web.default.svc.cluster.local",
+            "established": true,
+            "bytesToDestination": 5,
+            "bytesToSource": 0,
+            "ageMilliseconds": null,
+        }])
+    );
+}
+
+/// What reads Istio's access log reads ours: same level, message, fields and order of fields.
+#[test]
+fn access_lines_are_istios_with_path_reason_and_policy_added() {
+    let log = Captured::default();
+    tracing::subscriber::with_default(log.subscriber(), || {
+        let mesh = Mesh::new();
+        let mut to_service = mesh.outbound("10.96.0.10:80");
+        mesh.tunnel(&mut to_service, "10.2.1.10:8080");
+        to_service.set_service(&web());
+        exchange(to_service);
+        exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
+        mesh.inbound_tunnel("10.2.1.10:9001").close(denied());
+        exchange(mesh.inbound_plaintext("10.2.1.10:8080"));
+        let unresolved = mesh.ledgers.open(
+            Role::Outbound,
+            mesh.c1.uid.clone(),
+            ClientAddr(socket("10.1.1.10:50052")),
+            OriginalDst(socket("10.96.0.10:81")),
+        );
+        let service = web().key();
+        unresolved.close(Outcome::Refused(Refusal::NoSuchServicePort { service, port: 81 }));
+    });
+    let lines = log.lines();
+    assert_eq!(lines.len(), 5);
+    let pairs = [
+        ("# success: c1 -> service web", "client's", "INFO"),
+        ("# success: c1 -> s1:8080", "server's", "INFO"),
+        ("# policy denies: c1 -> s1:9001", "server's", "ERROR"),
+        ("# inbound plaintext from an unknown client", "server's", "INFO"),
+        ("# service port that does not exist", "client's", "WARN"),
+    ];
+    for (line, (title, node, level)) in lines.iter().zip(pairs) {
+        let (recorded_level, recorded) = recorded_line(title, node);
+        assert!(line.contains(level) && recorded_level == level.to_lowercase(), "{line}");
+        let added = ["path", "reason", "policy"];
+        let ours: Vec<_> = field_names(line).into_iter().filter(|name| !added.contains(&&**name)).collect();
+        let theirs: Vec<_> = field_names(&recorded).into_iter().collect();
+        let counted = ["bytes_sent", "bytes_recv", "duration"];
+        let neglected = |names: Vec<String>| -> Vec<String> {
+            names.into_iter().filter(|name| level != "WARN" || !counted.contains(&&**name)).collect()
+        };
+        assert_eq!(neglected(ours), neglected(theirs), "{line}\n{recorded}");
+    }
+    assert!(lines[1].contains("bytes_sent=8 bytes_recv=5"), "inbound: what the pod sent is the answer");
+    assert!(lines[2].contains(r#"policy="default/deny-9001""#), "{}", lines[2]);
+    assert!(lines[2].contains(r#"reason="denied_by_policy""#), "{}", lines[2]);
+}
+
+fn recorded_line(title: &str, node: &str) -> (String, String) {
+    let text = include_str!("../fixtures/istio/access-log.txt");
+    let section = &text[text.find(title).unwrap()..];
+    let line = section.lines().find(|line| line.starts_with(&format!("[{node}"))).unwrap();
+    let columns: Vec<&str> = line.split('\t').collect();
+    (columns[1].to_owned(), columns[4].to_owned())
+}
+
+/// The `name` of each `name=value` outside quotes.
+fn field_names(line: &str) -> Vec<String> {
+    let outside_quotes: String = line.split('"').step_by(2).collect::<Vec<_>>().join("");
+    outside_quotes
+        .split_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    fn subscriber(&self) -> impl tracing::Subscriber + use<> {
+        let captured = self.clone();
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || captured.clone()).finish()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
