@@ -6,11 +6,15 @@ use std::{net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ApplicationRoute, ClientAddr, PassthroughRoute, Refusal, Route, Snapshot, SpiffeId, TunnelRoute, Workload,
+    ApplicationRoute, ClientAddr, PassthroughRoute, Refusal, Route, Snapshot, SpiffeId, TunnelRoute,
+    Workload,
     address::RESERVED_PORTS,
     policy::{Action, Attributes, Policy},
     workload::Protocol,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Leave to open one connection along `R`.
 #[derive(Debug)]
@@ -77,6 +81,9 @@ pub fn authorize_inbound(
     facts: &InboundFacts<'_>,
 ) -> Result<Permit<ApplicationRoute>, Refusal> {
     let InboundFacts { client: ClientAddr(client), peer, target, mtls } = *facts;
+    // Policies speak of IPv4 addresses as such, and a dual-stack socket shows them in IPv6 clothes.
+    let (client_ip, target) =
+        (client.ip().to_canonical(), SocketAddr::new(target.ip().to_canonical(), target.port()));
     if !destination.has_ip(target.ip()) {
         return Err(Refusal::WrongDestination(target));
     }
@@ -90,12 +97,12 @@ pub fn authorize_inbound(
     }
     let attributes = Attributes {
         peer,
-        source_ip: client.ip(),
+        source_ip: client_ip,
         destination_ip: target.ip(),
         destination_port: target.port(),
     };
     judge(snapshot, destination, &attributes)?;
-    let source = (client.ip() != target.ip()).then_some(client.ip());
+    let source = (client_ip != target.ip()).then_some(client_ip);
     Ok(Permit(ApplicationRoute { destination: Arc::clone(destination), target, source }))
 }
 

@@ -28,16 +28,22 @@ pub struct SpiffeId(Arc<Parts>);
 
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Parts {
+    /// The whole, spelled once: identities are compared and printed far more often than made.
+    uri: Box<str>,
     trust_domain: TrustDomain,
     namespace: Box<str>,
     service_account: Box<str>,
 }
 
+const SCHEME: &str = "spiffe://";
+
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidIdentity {
     #[error("`{0}` is not a trust domain: 1 to 255 of a-z, 0-9, '.', '-', '_'")]
     TrustDomain(String),
-    #[error("`{0}` is not a path segment: 1 or more of A-Z, a-z, 0-9, '.', '-', '_', and neither '.' nor '..'")]
+    #[error(
+        "`{0}` is not a path segment: 1 or more of A-Z, a-z, 0-9, '.', '-', '_', and neither '.' nor '..'"
+    )]
     Segment(String),
     #[error("`{0}` is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
     Shape(String),
@@ -53,16 +59,26 @@ impl SpiffeId {
     ) -> Result<Self, InvalidIdentity> {
         check_segment(namespace)?;
         check_segment(service_account)?;
-        let id = Self(Arc::new(Parts {
+        let uri = format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}");
+        if uri.len() > MAX_SPIFFE_ID_BYTES {
+            return Err(InvalidIdentity::TooLong(uri.len()));
+        }
+        Ok(Self(Arc::new(Parts {
+            uri: uri.into(),
             trust_domain,
             namespace: namespace.into(),
             service_account: service_account.into(),
-        }));
-        let length = id.to_string().len();
-        if length > MAX_SPIFFE_ID_BYTES {
-            return Err(InvalidIdentity::TooLong(length));
-        }
-        Ok(id)
+        })))
+    }
+
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`
+    pub fn as_str(&self) -> &str {
+        &self.0.uri
+    }
+
+    /// The same without `spiffe://`: the spelling of policies and metrics.
+    pub fn principal(&self) -> &str {
+        self.0.uri.strip_prefix(SCHEME).unwrap_or(&self.0.uri)
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -98,7 +114,7 @@ impl FromStr for SpiffeId {
             return Err(InvalidIdentity::TooLong(text.len()));
         }
         let shape = || InvalidIdentity::Shape(text.to_owned());
-        let rest = text.strip_prefix("spiffe://").ok_or_else(shape)?;
+        let rest = text.strip_prefix(SCHEME).ok_or_else(shape)?;
         let segments: Vec<&str> = rest.split('/').collect();
         let [trust_domain, "ns", namespace, "sa", service_account] = segments[..] else {
             return Err(shape());
@@ -123,8 +139,7 @@ impl fmt::Display for TrustDomain {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parts { trust_domain, namespace, service_account } = &*self.0;
-        write!(f, "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+        f.write_str(self.as_str())
     }
 }
 
@@ -167,6 +182,7 @@ mod tests {
         let text = "spiffe://cluster.local/ns/default/sa/sleep";
         let id: SpiffeId = text.parse().unwrap();
         assert_eq!(id.to_string(), text);
+        assert_eq!(id.principal(), "cluster.local/ns/default/sa/sleep");
         assert_eq!((id.namespace(), id.service_account()), ("default", "sleep"));
     }
 

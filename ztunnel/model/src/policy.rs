@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::SpiffeId;
 
+mod string_match;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use string_match::StringMatch;
+
 /// `namespace/name`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKey {
@@ -42,7 +48,7 @@ pub struct Policy {
     /// Rules of clauses of matches.
     #[serde(default)]
     pub rules: Vec<Vec<Vec<Match>>>,
-    /// Evaluated for the record, never enforced.
+    /// Listed, never enforced.
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -75,16 +81,6 @@ pub struct Match {
     pub destination_ports: Vec<u16>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_destination_ports: Vec<u16>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum StringMatch {
-    Exact(String),
-    Prefix(String),
-    Suffix(String),
-    /// Any value at all.
-    Presence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,15 +119,14 @@ impl Match {
 
     fn holds(&self, a: &Attributes<'_>) -> bool {
         let namespace = a.peer.map(SpiffeId::namespace);
-        let principal = a.peer.map(SpiffeId::to_string);
-        let principal = principal.as_deref().map(|p| p.trim_start_matches("spiffe://"));
+        let principal = a.peer.map(SpiffeId::principal);
         let account = |m: &ServiceAccountMatch| {
             a.peer.is_some_and(|p| p.namespace() == m.namespace && p.service_account() == m.service_account)
         };
         !self.is_unset()
             && field(&self.namespaces, &self.not_namespaces, |m| m.holds(namespace))
             && field(&self.service_accounts, &self.not_service_accounts, account)
-            && field(&self.principals, &self.not_principals, |m| m.holds(principal))
+            && field(&self.principals, &self.not_principals, |m| m.holds_principal(principal))
             && field(&self.source_ips, &self.not_source_ips, |net| net.contains(&a.source_ip))
             && field(&self.destination_ips, &self.not_destination_ips, |net| net.contains(&a.destination_ip))
             && field(&self.destination_ports, &self.not_destination_ports, |&p| p == a.destination_port)
@@ -141,18 +136,6 @@ impl Match {
 /// A field holds if any of its values does, and none of the negated ones.
 fn field<T>(values: &[T], not_values: &[T], holds: impl Fn(&T) -> bool) -> bool {
     (values.is_empty() || values.iter().any(&holds)) && !not_values.iter().any(&holds)
-}
-
-impl StringMatch {
-    fn holds(&self, value: Option<&str>) -> bool {
-        let Some(value) = value else { return false };
-        match self {
-            Self::Exact(exact) => value == exact,
-            Self::Prefix(prefix) => value.starts_with(prefix),
-            Self::Suffix(suffix) => value.ends_with(suffix),
-            Self::Presence => !value.is_empty(),
-        }
-    }
 }
 
 impl fmt::Display for PolicyKey {

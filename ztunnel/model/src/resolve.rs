@@ -1,13 +1,22 @@
 //! Where a connection goes. Whether it may is for [`crate::authorize`].
 
-use std::{net::{IpAddr, SocketAddr}, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
     NetworkAddress, OriginalDst, Refusal, Snapshot, SpiffeId, Workload, WorkloadUid,
     address::{HBONE_PORT, RESERVED_PORTS},
     service::Service,
-    workload::{Health, NetworkMode, Protocol},
+    workload::{NetworkMode, Protocol, Waypoint, WaypointDestination},
 };
+
+mod endpoint;
+#[cfg(test)]
+mod tests;
+
+use endpoint::{endpoint_port, pick_endpoint};
 
 /// The way out of a pod.
 #[derive(Clone, Debug)]
@@ -58,21 +67,25 @@ pub fn resolve(
     destination: OriginalDst,
     dice: u64,
 ) -> Result<Route, Refusal> {
-    let OriginalDst(target) = destination;
+    let target = canonical(destination.0);
     let address = NetworkAddress { network: source.network.clone(), ip: target.ip() };
     if let Some(service) = snapshot.service_at(&address) {
-        let (endpoint, target) = pick_endpoint(snapshot, service, target, dice)?;
-        return Ok(to_workload(source, endpoint, target, Some(Arc::clone(service))));
+        return to_service(snapshot, source, service, target, dice);
     }
-    match snapshot.workload_at(&address) {
-        Some(workload) => Ok(to_workload(source, Arc::clone(workload), target, None)),
-        None => Ok(Route::Passthrough(PassthroughRoute {
-            source_uid: source.uid.clone(),
+    let Some(workload) = snapshot.workload_at(&address) else {
+        let source_uid = source.uid.clone();
+        return Ok(Route::Passthrough(PassthroughRoute {
+            source_uid,
             target,
             destination: None,
             service: None,
-        })),
+        }));
+    };
+    if let Some(waypoint) = passed_waypoint(snapshot, source, workload.waypoint.as_ref()) {
+        let gateway = Gateway::of_waypoint(snapshot, source, waypoint, target, dice)?;
+        return Ok(gateway.route(source, target, Arc::clone(workload), None));
     }
+    Ok(to_workload(source, Arc::clone(workload), target, None))
 }
 
 /// The application address that a CONNECT's authority names: an address of this very workload, or the port of a
@@ -83,6 +96,7 @@ pub fn resolve_authority(
     arrived_at: IpAddr,
     authority: &str,
 ) -> Result<SocketAddr, Refusal> {
+    let arrived_at = arrived_at.to_canonical();
     let target = match authority.parse::<SocketAddr>() {
         Ok(target) => target,
         Err(_) => service_target(snapshot, workload, arrived_at, authority)?,
@@ -111,33 +125,20 @@ fn service_target(
     Ok(SocketAddr::new(arrived_at, target_port))
 }
 
-fn pick_endpoint(
+fn to_service(
     snapshot: &Snapshot,
-    service: &Service,
+    source: &Workload,
+    service: &Arc<Service>,
     target: SocketAddr,
     dice: u64,
-) -> Result<(Arc<Workload>, SocketAddr), Refusal> {
-    if !service.ports.contains_key(&target.port()) {
-        return Err(Refusal::NoSuchServicePort { service: service.key(), port: target.port() });
+) -> Result<Route, Refusal> {
+    if let Some(waypoint) = passed_waypoint(snapshot, source, service.waypoint.as_ref()) {
+        let gateway = Gateway::of_waypoint(snapshot, source, waypoint, target, dice)?;
+        let proxy = Arc::clone(&gateway.proxy);
+        return Ok(gateway.route(source, target, proxy, Some(Arc::clone(service))));
     }
-    let usable: Vec<(&Arc<Workload>, SocketAddr)> = snapshot
-        .endpoints(&service.key())
-        .filter(|endpoint| endpoint.status == Health::Healthy)
-        .filter_map(|endpoint| {
-            let port = endpoint_port(service, endpoint, target.port())?;
-            Some((endpoint, endpoint.address_like(target.ip(), port)?))
-        })
-        .collect();
-    let count = u64::try_from(usable.len()).unwrap_or(u64::MAX);
-    let chosen = dice.checked_rem(count).and_then(|n| usable.get(usize::try_from(n).ok()?));
-    let (endpoint, address) = chosen.ok_or_else(|| Refusal::NoHealthyEndpoint(service.key()))?;
-    Ok((Arc::clone(endpoint), *address))
-}
-
-/// An endpoint's own port map goes before the service's.
-fn endpoint_port(service: &Service, endpoint: &Workload, port: u16) -> Option<u16> {
-    let own = endpoint.services.get(&service.key())?;
-    own.get(&port).or_else(|| service.ports.get(&port)).copied()
+    let (endpoint, target) = pick_endpoint(snapshot, source, service, target, dice)?;
+    Ok(to_workload(source, endpoint, target, Some(Arc::clone(service))))
 }
 
 fn to_workload(
@@ -151,17 +152,105 @@ fn to_workload(
     // A pod that reaches itself through its service never leaves itself: there is nothing to encrypt.
     if !speaks_hbone || destination.uid == source.uid {
         let source_uid = source.uid.clone();
-        return Route::Passthrough(PassthroughRoute { source_uid, target, destination: Some(destination), service });
+        return Route::Passthrough(PassthroughRoute {
+            source_uid,
+            target,
+            destination: Some(destination),
+            service,
+        });
     }
-    let mut expected = vec![destination.identity.clone()];
-    expected.extend(service.iter().flat_map(|service| service.subject_alt_names.iter().cloned()));
-    Route::Tunnel(TunnelRoute {
-        source_uid: source.uid.clone(),
-        source: source.identity.clone(),
-        expected,
-        gateway: SocketAddr::new(target.ip(), HBONE_PORT),
-        authority: target,
-        destination,
-        service,
-    })
+    let gateway = Gateway {
+        address: SocketAddr::new(target.ip(), HBONE_PORT),
+        expected: identities(&destination, service.as_deref()),
+        proxy: Arc::clone(&destination),
+    };
+    gateway.route(source, target, destination, service)
+}
+
+/// The far end of a tunnel: where TLS is spoken, and by whom.
+struct Gateway {
+    address: SocketAddr,
+    expected: Vec<SpiffeId>,
+    proxy: Arc<Workload>,
+}
+
+impl Gateway {
+    /// One of the proxies behind `waypoint`. `like` says which address family the connection is of.
+    fn of_waypoint(
+        snapshot: &Snapshot,
+        source: &Workload,
+        waypoint: &Waypoint,
+        like: SocketAddr,
+        dice: u64,
+    ) -> Result<Self, Refusal> {
+        let unknown = || Refusal::UnknownWaypoint(waypoint.destination.to_string());
+        if let Some(service) = waypoint_service(snapshot, waypoint) {
+            let hbone = SocketAddr::new(like.ip(), waypoint.hbone_mtls_port);
+            let (proxy, address) = pick_endpoint(snapshot, source, service, hbone, dice)?;
+            return Ok(Self { address, expected: identities(&proxy, Some(service)), proxy });
+        }
+        let WaypointDestination::Address(address) = &waypoint.destination else { return Err(unknown()) };
+        let proxy = snapshot.workload_at(address).ok_or_else(unknown)?;
+        if address.network != source.network {
+            return Err(Refusal::OtherNetwork(address.clone()));
+        }
+        Ok(Self {
+            address: SocketAddr::new(address.ip, waypoint.hbone_mtls_port),
+            expected: identities(proxy, None),
+            proxy: Arc::clone(proxy),
+        })
+    }
+
+    fn route(
+        self,
+        source: &Workload,
+        authority: SocketAddr,
+        destination: Arc<Workload>,
+        service: Option<Arc<Service>>,
+    ) -> Route {
+        Route::Tunnel(TunnelRoute {
+            source_uid: source.uid.clone(),
+            source: source.identity.clone(),
+            expected: self.expected,
+            gateway: self.address,
+            authority,
+            destination,
+            service,
+        })
+    }
+}
+
+/// The waypoint that `source`'s traffic must pass, unless `source` is that waypoint itself.
+fn passed_waypoint<'a>(
+    snapshot: &Snapshot,
+    source: &Workload,
+    waypoint: Option<&'a Waypoint>,
+) -> Option<&'a Waypoint> {
+    let waypoint = waypoint?;
+    let is_source = match (waypoint_service(snapshot, waypoint), &waypoint.destination) {
+        (Some(service), _) => source.services.contains_key(&service.key()),
+        (None, WaypointDestination::Address(address)) => {
+            address.network == source.network && source.has_ip(address.ip)
+        }
+        (None, WaypointDestination::Hostname(_)) => false,
+    };
+    (!is_source).then_some(waypoint)
+}
+
+fn waypoint_service<'a>(snapshot: &'a Snapshot, waypoint: &Waypoint) -> Option<&'a Arc<Service>> {
+    match &waypoint.destination {
+        WaypointDestination::Address(address) => snapshot.service_at(address),
+        WaypointDestination::Hostname(key) => snapshot.service(key),
+    }
+}
+
+/// Who may answer for `workload`: itself, and what the service vouches for.
+fn identities(workload: &Workload, service: Option<&Service>) -> Vec<SpiffeId> {
+    let vouched = service.into_iter().flat_map(|service| service.subject_alt_names.iter());
+    std::iter::once(&workload.identity).chain(vouched).cloned().collect()
+}
+
+/// An IPv4 address in IPv6 clothes is the IPv4 address: state and policies know only that.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkAddress, SpiffeId, workload::PortMap};
+use crate::{
+    NetworkAddress, SpiffeId,
+    workload::{PortMap, Waypoint},
+};
 
 /// `namespace/hostname`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,9 +27,25 @@ pub struct Service {
     pub ports: PortMap,
     /// Identities its endpoints may prove besides their own.
     pub subject_alt_names: Vec<SpiffeId>,
+    /// Traffic to it must pass this proxy first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waypoint: Option<Waypoint>,
 }
 
 impl Service {
+    /// A service with everything but its names at its default.
+    pub fn new(namespace: &str, hostname: &str) -> Self {
+        Self {
+            name: hostname.split('.').next().unwrap_or_default().to_owned(),
+            namespace: namespace.to_owned(),
+            hostname: hostname.to_owned(),
+            vips: Vec::new(),
+            ports: PortMap::new(),
+            subject_alt_names: Vec::new(),
+            waypoint: None,
+        }
+    }
+
     pub fn key(&self) -> ServiceKey {
         ServiceKey { namespace: self.namespace.as_str().into(), hostname: self.hostname.as_str().into() }
     }

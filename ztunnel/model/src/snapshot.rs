@@ -1,25 +1,30 @@
 //! The mesh as known at one moment. Readers hold an immutable snapshot; a change makes a new one that
 //! shares all it did not touch, so it costs the change, not the mesh.
 
-use std::sync::Arc;
+use std::{borrow::Borrow, hash::Hash, sync::Arc};
 
 use arc_swap::ArcSwap;
 use imbl::{HashMap, OrdMap};
+use smallvec::SmallVec;
 
 use crate::{
     NetworkAddress, Workload, WorkloadUid,
     policy::{Policy, PolicyKey, Scope},
     service::{Service, ServiceKey},
+    workload::NetworkMode,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Cloning is cheap: the maps are persistent and share their nodes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     workloads: OrdMap<WorkloadUid, Arc<Workload>>,
-    by_address: HashMap<NetworkAddress, WorkloadUid>,
+    by_address: HashMap<NetworkAddress, Claims<WorkloadUid>>,
     services: OrdMap<ServiceKey, Arc<Service>>,
-    by_vip: HashMap<NetworkAddress, ServiceKey>,
-    by_hostname: HashMap<Arc<str>, ServiceKey>,
+    by_vip: HashMap<NetworkAddress, Claims<ServiceKey>>,
+    by_hostname: HashMap<Arc<str>, Claims<ServiceKey>>,
     endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
     policies: OrdMap<PolicyKey, Arc<Policy>>,
     global_policies: OrdMap<PolicyKey, Arc<Policy>>,
@@ -29,13 +34,10 @@ pub struct Snapshot {
 impl Snapshot {
     /// Adds the workload, or replaces the one of the same uid.
     pub fn insert_workload(&mut self, workload: Workload) {
-        self.remove_workload(&workload.uid.clone());
+        self.remove_workload(&workload.uid);
         let workload = Arc::new(workload);
-        // Pods of the host network share their node's address: it belongs to none of them.
-        if workload.network_mode == crate::workload::NetworkMode::Standard {
-            for address in workload.addresses() {
-                self.by_address.insert(address, workload.uid.clone());
-            }
+        for address in owned_addresses(&workload) {
+            claim(&mut self.by_address, address, workload.uid.clone());
         }
         for service in workload.services.keys() {
             self.endpoints
@@ -48,10 +50,8 @@ impl Snapshot {
 
     pub fn remove_workload(&mut self, uid: &WorkloadUid) {
         let Some(old) = self.workloads.remove(uid) else { return };
-        for address in old.addresses() {
-            if self.by_address.get(&address) == Some(uid) {
-                self.by_address.remove(&address);
-            }
+        for address in owned_addresses(&old) {
+            release(&mut self.by_address, &address, uid);
         }
         for service in old.services.keys() {
             if let Some(endpoints) = self.endpoints.get_mut(service) {
@@ -67,22 +67,18 @@ impl Snapshot {
         let key = service.key();
         self.remove_service(&key);
         for vip in &service.vips {
-            self.by_vip.insert(vip.clone(), key.clone());
+            claim(&mut self.by_vip, vip.clone(), key.clone());
         }
-        self.by_hostname.insert(Arc::clone(&key.hostname), key.clone());
+        claim(&mut self.by_hostname, Arc::clone(&key.hostname), key.clone());
         self.services.insert(key, Arc::new(service));
     }
 
     pub fn remove_service(&mut self, key: &ServiceKey) {
         let Some(old) = self.services.remove(key) else { return };
         for vip in &old.vips {
-            if self.by_vip.get(vip) == Some(key) {
-                self.by_vip.remove(vip);
-            }
+            release(&mut self.by_vip, vip, key);
         }
-        if self.by_hostname.get(&key.hostname) == Some(key) {
-            self.by_hostname.remove(&key.hostname);
-        }
+        release(&mut self.by_hostname, &key.hostname, key);
     }
 
     pub fn insert_policy(&mut self, policy: Policy) {
@@ -120,7 +116,7 @@ impl Snapshot {
     }
 
     pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        self.by_address.get(address).and_then(|uid| self.workloads.get(uid))
+        holder(&self.by_address, address).and_then(|uid| self.workloads.get(uid))
     }
 
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
@@ -128,11 +124,11 @@ impl Snapshot {
     }
 
     pub fn service_at(&self, vip: &NetworkAddress) -> Option<&Arc<Service>> {
-        self.by_vip.get(vip).and_then(|key| self.services.get(key))
+        holder(&self.by_vip, vip).and_then(|key| self.services.get(key))
     }
 
     pub fn service_named(&self, hostname: &str) -> Option<&Arc<Service>> {
-        self.by_hostname.get(hostname).and_then(|key| self.services.get(key))
+        holder(&self.by_hostname, hostname).and_then(|key| self.services.get(key))
     }
 
     pub fn endpoints(&self, service: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
@@ -160,6 +156,37 @@ impl Snapshot {
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.values()
     }
+}
+
+/// Those that lay claim to one address or name, in order; the first holds it. Two can only while a change is under
+/// way, such as a pod's address going to its successor; the rule must not depend on who came first.
+type Claims<K> = SmallVec<[K; 1]>;
+
+fn claim<A: Hash + Eq + Clone, K: Ord + Clone>(index: &mut HashMap<A, Claims<K>>, address: A, key: K) {
+    let claims = index.entry(address).or_default();
+    if let Err(place) = claims.binary_search(&key) {
+        claims.insert(place, key);
+    }
+}
+
+fn release<A: Hash + Eq + Clone, K: Ord + Clone>(index: &mut HashMap<A, Claims<K>>, address: &A, key: &K) {
+    let Some(claims) = index.get_mut(address) else { return };
+    claims.retain(|claimant| claimant != key);
+    if claims.is_empty() {
+        index.remove(address);
+    }
+}
+
+fn holder<'a, A: Hash + Eq + Borrow<B>, B: Hash + Eq + ?Sized, K: Clone>(
+    index: &'a HashMap<A, Claims<K>>,
+    address: &B,
+) -> Option<&'a K> {
+    index.get(address)?.first()
+}
+
+/// Pods of the host network share their node's address: it belongs to none of them.
+fn owned_addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> + '_ {
+    workload.addresses().filter(|_| workload.network_mode == NetworkMode::Standard)
 }
 
 /// Where the control side publishes and the data path reads, without a lock.

@@ -9,7 +9,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Network, NetworkAddress, SpiffeId, identity::InvalidIdentity, policy::PolicyKey, service::ServiceKey};
+use crate::{
+    Network, NetworkAddress, SpiffeId, identity::InvalidIdentity, policy::PolicyKey, service::ServiceKey,
+};
 
 /// A workload's name for all time, such as `Kubernetes//Pod/default/client`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,6 +134,15 @@ pub struct Waypoint {
 pub enum WaypointDestination {
     Address(NetworkAddress),
     Hostname(ServiceKey),
+}
+
+impl fmt::Display for WaypointDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Hostname(service) => service.fmt(f),
+        }
+    }
 }
 
 impl Waypoint {

@@ -1,0 +1,118 @@
+//! However a snapshot came to be, it equals one built afresh from what it holds.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    SpiffeId,
+    policy::tests::policy,
+    service::Service,
+    workload::{NetworkMode, PortMap},
+};
+
+#[derive(Clone, Debug)]
+enum Change {
+    InsertWorkload(Box<Workload>),
+    RemoveWorkload(WorkloadUid),
+    InsertService(Service),
+    RemoveService(ServiceKey),
+    InsertPolicy(Policy),
+    RemovePolicy(PolicyKey),
+}
+
+fn select(words: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(words)
+}
+
+const UIDS: &[&str] = &["u1", "u2", "u3"];
+const IPS: &[&str] = &["10.0.0.1", "10.0.0.2", "fd00::1"];
+const SERVICES: &[&str] = &["a/s.example", "b/s.example", "a/t.example"];
+
+fn workload() -> impl Strategy<Value = Workload> {
+    let services = proptest::collection::btree_set(select(SERVICES), 0..3);
+    (select(UIDS), proptest::collection::vec(select(IPS), 0..3), services, select(&["", "n"]), any::<bool>())
+        .prop_map(|(uid, ips, services, network, host)| {
+            let identity: SpiffeId = "spiffe://td/ns/a/sa/x".parse().unwrap();
+            let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            let mut workload = Workload::new(WorkloadUid::new(uid), uid, identity, ips);
+            workload.network = crate::Network::new(network);
+            workload.network_mode = if host { NetworkMode::HostNetwork } else { NetworkMode::Standard };
+            workload.services = services.iter().map(|s| (s.parse().unwrap(), PortMap::new())).collect();
+            workload
+        })
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    (select(SERVICES), proptest::collection::vec(select(&["/10.9.0.1", "/10.9.0.2"]), 0..3)).prop_map(
+        |(key, vips)| {
+            let key: ServiceKey = key.parse().unwrap();
+            let mut service = Service::new(&key.namespace, &key.hostname);
+            service.vips = vips.iter().map(|vip| vip.parse().unwrap()).collect();
+            service
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => workload().prop_map(|w| Change::InsertWorkload(Box::new(w))),
+        2 => select(UIDS).prop_map(|uid| Change::RemoveWorkload(WorkloadUid::new(uid))),
+        3 => service().prop_map(Change::InsertService),
+        2 => select(SERVICES).prop_map(|key| Change::RemoveService(key.parse().unwrap())),
+        2 => policy().prop_map(Change::InsertPolicy),
+        1 => select(&["a/p", "a/q", "b/p"]).prop_map(|key| Change::RemovePolicy(key.parse().unwrap())),
+    ]
+}
+
+fn apply(snapshot: &mut Snapshot, change: Change) {
+    match change {
+        Change::InsertWorkload(workload) => snapshot.insert_workload(*workload),
+        Change::RemoveWorkload(uid) => snapshot.remove_workload(&uid),
+        Change::InsertService(service) => snapshot.insert_service(service),
+        Change::RemoveService(key) => snapshot.remove_service(&key),
+        Change::InsertPolicy(policy) => snapshot.insert_policy(policy),
+        Change::RemovePolicy(key) => snapshot.remove_policy(&key),
+    }
+}
+
+fn rebuilt(snapshot: &Snapshot) -> Snapshot {
+    let mut fresh = Snapshot::default();
+    // In the opposite order: who holds an address must not depend on who came first.
+    snapshot.workloads().collect::<Vec<_>>().iter().rev().for_each(|w| fresh.insert_workload((***w).clone()));
+    snapshot.services().collect::<Vec<_>>().iter().rev().for_each(|s| fresh.insert_service((***s).clone()));
+    snapshot.policies().collect::<Vec<_>>().iter().rev().for_each(|p| fresh.insert_policy((***p).clone()));
+    fresh
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Would break if any index kept what its object lost, or lost what another object still has.
+    #[test]
+    fn indexes_never_drift(changes in proptest::collection::vec(change(), 0..40)) {
+        let mut snapshot = Snapshot::default();
+        for change in changes {
+            let before = snapshot.clone();
+            let kept = rebuilt(&before);
+            apply(&mut snapshot, change);
+            prop_assert_eq!(&snapshot, &rebuilt(&snapshot));
+            prop_assert_eq!(&before, &kept, "a change showed through in an older snapshot");
+        }
+    }
+}
+
+#[test]
+fn an_address_passes_to_the_one_that_still_claims_it() {
+    let at = |uid: &str| {
+        let identity = "spiffe://td/ns/a/sa/x".parse().unwrap();
+        Workload::new(WorkloadUid::new(uid), uid, identity, vec!["10.0.0.1".parse().unwrap()])
+    };
+    let address: NetworkAddress = "/10.0.0.1".parse().unwrap();
+    let mut snapshot = Snapshot::default();
+    snapshot.insert_workload(at("old"));
+    snapshot.insert_workload(at("new"));
+    snapshot.remove_workload(&WorkloadUid::new("old"));
+    assert_eq!(snapshot.workload_at(&address).unwrap().uid.as_str(), "new");
+    snapshot.remove_workload(&WorkloadUid::new("new"));
+    assert!(snapshot.workload_at(&address).is_none());
+}
