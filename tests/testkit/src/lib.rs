@@ -1,1 +1,18 @@
-//! .
+//! Nodes and pods on one machine, for tests and for the demo.
+//!
+//! A [`Topology`] is made of network namespaces and hand-made cgroups. Each [`Place`] in it (a pod, a node's own
+//! namespace, the daemon's, a host outside of the mesh) runs plain Rust closures and real programs *inside* itself:
+//! their sockets belong to its namespace and its cgroup, which is what the kernel hooks under test look at.
+//! A [`Capture`](capture::Capture) says what the wire really carried, and a [`Daemon`](daemon::Daemon) is the real
+//! binary. All of it goes when it is dropped, also on panic; what a killed run left behind goes at the next start.
+
+pub mod cgroup;
+mod names;
+mod namespace;
+mod place;
+pub mod requirements;
+mod sweep;
+mod topology;
+
+pub use place::{Place, Process};
+pub use topology::{Node, Pod, Topology};
