@@ -6,11 +6,16 @@
 //! A [`Capture`](capture::Capture) says what the wire really carried, and a [`Daemon`](daemon::Daemon) is the real
 //! binary. All of it goes when it is dropped, also on panic; what a killed run left behind goes at the next start.
 
+pub mod capture;
 pub mod cgroup;
+pub mod client;
 mod names;
 mod namespace;
+pub mod pattern;
 mod place;
+pub mod rate;
 pub mod requirements;
+pub mod server;
 mod sweep;
 mod topology;
 

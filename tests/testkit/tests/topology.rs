@@ -1,4 +1,5 @@
 //! The test kit's own promises. They need root and say so.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeSet,
