@@ -111,6 +111,18 @@ pub enum StreamError {
     Connection(h2::Error),
 }
 
+impl From<Phase> for TerminateError {
+    fn from(phase: Phase) -> Self {
+        Self::Deadline(phase)
+    }
+}
+
+impl From<Phase> for DialError {
+    fn from(phase: Phase) -> Self {
+        Self::Deadline(phase)
+    }
+}
+
 impl Phase {
     pub fn as_str(self) -> &'static str {
         match self {

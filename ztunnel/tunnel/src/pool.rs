@@ -1,0 +1,240 @@
+//! The outbound connections, shared by the streams that may share them.
+//!
+//! The lock guards two maps for the time of a look-up; connecting happens in tasks of its own. So a slow peer delays
+//! only those who wait for it, and a dialer that goes away takes nobody's connection along.
+
+mod connection;
+mod key;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use http::Request;
+use model::WorkloadUid;
+use parking_lot::Mutex;
+use tokio::{sync::SetOnce, task::AbortHandle};
+
+pub(crate) use connection::{Driver, Live, OpenError, start};
+pub(crate) use key::Key;
+
+use crate::{
+    Dialed,
+    error::DialError,
+    window::{Gauge, Slot},
+};
+
+/// Makes a connection.
+pub(crate) type Establish = Box<dyn FnOnce(Arc<Gauge>) -> Establishing + Send>;
+pub(crate) type Establishing = BoxFuture<'static, Result<(Live, Driver), DialError>>;
+
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    /// The window that a new connection's streams have.
+    window: u32,
+    streams_per_connection: u32,
+    connections: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those that new streams may use.
+    shared: HashMap<Key, Vec<Arc<Entry>>>,
+    /// All that stand, including those that only finish their streams.
+    tasks: HashMap<u64, Task>,
+    last_id: u64,
+    draining: bool,
+}
+
+struct Task {
+    source: WorkloadUid,
+    handle: AbortHandle,
+}
+
+/// A connection, or the attempt to make it.
+struct Entry {
+    id: u64,
+    gauge: Arc<Gauge>,
+    outcome: SetOnce<Result<Live, DialError>>,
+}
+
+/// The right to one stream on a connection.
+pub(crate) struct Lease {
+    entry: Arc<Entry>,
+    slot: Slot,
+}
+
+/// A task's place in the pool, given up when it ends in whatever way.
+struct Registration {
+    pool: Weak<Pool>,
+    key: Key,
+    id: u64,
+}
+
+/// Those who wait for a connection learn what came of it, even if its task is ended from outside.
+struct Attempt(Arc<Entry>);
+
+impl Pool {
+    pub(crate) fn new(window: u32, streams_per_connection: u32, connections: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), window, streams_per_connection, connections })
+    }
+
+    /// A place on a connection for `key` that is not `avoid`. What would have made a new connection is given back if
+    /// there was one to share.
+    pub(crate) fn lease(
+        self: &Arc<Self>,
+        key: &Key,
+        avoid: Option<u64>,
+        establish: Establish,
+    ) -> Result<(Lease, Option<Establish>), DialError> {
+        let mut state = self.state.lock();
+        if state.draining {
+            return Err(DialError::Draining);
+        }
+        let known = state.shared.get(key).into_iter().flatten();
+        let shared = known.filter(|entry| Some(entry.id) != avoid).find_map(|entry| self.place_on(entry));
+        if let Some(lease) = shared {
+            return Ok((lease, Some(establish)));
+        }
+        if state.tasks.len() >= self.connections {
+            return Err(DialError::PoolFull);
+        }
+        let entry = self.connect(&mut state, key, establish);
+        self.place_on(&entry).map(|lease| (lease, None)).ok_or(DialError::PoolFull)
+    }
+
+    /// New streams go elsewhere; the connection ends with its last stream.
+    pub(crate) fn forget(&self, key: &Key, id: u64) {
+        let forgotten = self.state.lock().forget(key, id, |_| true);
+        // Its drop wakes tasks: not under the lock.
+        drop(forgotten);
+    }
+
+    /// The connections that leave this workload end now.
+    pub(crate) fn retire(&self, source: &WorkloadUid) {
+        let state = self.state.lock();
+        for task in state.tasks.values().filter(|task| task.source == *source) {
+            task.handle.abort();
+        }
+    }
+
+    /// No stream is opened any more; connections end with their last stream.
+    pub(crate) fn drain(&self) {
+        let shared = {
+            let mut state = self.state.lock();
+            state.draining = true;
+            std::mem::take(&mut state.shared)
+        };
+        drop(shared);
+    }
+
+    fn place_on(&self, entry: &Arc<Entry>) -> Option<Lease> {
+        let limit = match entry.outcome.get() {
+            None => self.streams_per_connection,
+            Some(Ok(live)) => self.streams_per_connection.min(live.limit()),
+            Some(Err(_)) => 0,
+        };
+        entry.gauge.slot(limit).map(|slot| Lease { entry: Arc::clone(entry), slot })
+    }
+
+    fn connect(self: &Arc<Self>, state: &mut State, key: &Key, establish: Establish) -> Arc<Entry> {
+        state.last_id += 1;
+        let id = state.last_id;
+        let gauge = Arc::new(Gauge::new(self.window));
+        let establishing = establish(Arc::clone(&gauge));
+        let entry = Arc::new(Entry { id, gauge, outcome: SetOnce::new() });
+        let registration = Registration { pool: Arc::downgrade(self), key: key.clone(), id };
+        let task = tokio::spawn(run(registration, Attempt(Arc::clone(&entry)), establishing));
+        state.tasks.insert(id, Task { source: key.source_uid.clone(), handle: task.abort_handle() });
+        state.shared.entry(key.clone()).or_default().push(Arc::clone(&entry));
+        entry
+    }
+
+    #[cfg(test)]
+    pub(crate) fn connections(&self) -> usize {
+        self.state.lock().tasks.len()
+    }
+}
+
+async fn run(registration: Registration, attempt: Attempt, establishing: Establishing) {
+    match establishing.await {
+        Ok((live, driver)) => {
+            attempt.succeeded(live);
+            driver.run(|| registration.forget_if_unused()).await;
+        }
+        Err(error) => {
+            // First, so that who learns of the failure and tries again does not meet it again.
+            drop(registration);
+            attempt.failed(error);
+        }
+    }
+}
+
+impl State {
+    fn forget(&mut self, key: &Key, id: u64, only_if: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
+        let entries = self.shared.get_mut(key)?;
+        let position = entries.iter().position(|entry| entry.id == id && only_if(entry))?;
+        let forgotten = entries.swap_remove(position);
+        if entries.is_empty() {
+            self.shared.remove(key);
+        }
+        Some(forgotten)
+    }
+}
+
+impl Lease {
+    pub(crate) fn id(&self) -> u64 {
+        self.entry.id
+    }
+
+    /// Waits for the connection if it is being made, then for the answer to `request`.
+    pub(crate) async fn open(self, request: Request<()>, deadline: Duration) -> Result<Dialed, OpenError> {
+        match self.entry.outcome.wait().await {
+            Ok(live) => live.open(request, self.slot, deadline).await,
+            Err(error) => Err(OpenError::answered(error.clone())),
+        }
+    }
+}
+
+impl Registration {
+    fn forget_if_unused(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            let unused = |entry: &Entry| entry.gauge.streams() == 0;
+            let forgotten = pool.state.lock().forget(&self.key, self.id, unused);
+            drop(forgotten);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            let mut state = pool.state.lock();
+            state.tasks.remove(&self.id);
+            let forgotten = state.forget(&self.key, self.id, |_| true);
+            drop(state);
+            drop(forgotten);
+        }
+    }
+}
+
+impl Attempt {
+    fn succeeded(self, live: Live) {
+        let _ = self.0.outcome.set(Ok(live));
+    }
+
+    fn failed(self, error: DialError) {
+        let _ = self.0.outcome.set(Err(error));
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.0.outcome.get().is_none() {
+            let _ = self.0.outcome.set(Err(DialError::Retired));
+        }
+    }
+}

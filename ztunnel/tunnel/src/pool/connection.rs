@@ -1,0 +1,192 @@
+//! One outbound connection: the task that moves it, and the opening of streams on it.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{
+    Reason,
+    client::{Builder, Connection, SendRequest},
+};
+use http::Request;
+use model::SpiffeId;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::client::TlsStream;
+
+use crate::{
+    Dialed, TunnelSettings,
+    error::{DialError, Phase, TlsFailure},
+    headers,
+    keepalive::{Beat, Keepalive},
+    session::HEADER_LIST,
+    stream::TunnelStream,
+    tls::{PeerAlert, Watched},
+    window::{Budget, Gauge, SEND_BUFFER, Slot, Windows, base},
+};
+
+/// What streams are opened with.
+pub(crate) struct Live {
+    requests: SendRequest<Bytes>,
+    peer: SpiffeId,
+    local: SocketAddr,
+    alert: PeerAlert,
+}
+
+/// What moves the connection.
+pub(crate) struct Driver {
+    connection: Connection<Watched<TlsStream<TcpStream>>, Bytes>,
+    keepalive: Option<Keepalive>,
+    windows: Windows,
+    idle: Idle,
+}
+
+/// Why a stream was not opened.
+pub(crate) struct OpenError {
+    pub(crate) error: DialError,
+    /// Nothing came of it at the peer: another connection may be tried.
+    pub(crate) unprocessed: bool,
+    /// The connection is no good for further streams.
+    pub(crate) spent: bool,
+}
+
+/// Since when a connection has carried no stream.
+struct Idle {
+    since: Instant,
+    opened: u32,
+    timeout: Duration,
+}
+
+/// Speaks HTTP/2's preface over a TLS connection whose server has proven to be `peer`.
+pub(crate) async fn start(
+    stream: TlsStream<TcpStream>,
+    (peer, local): (SpiffeId, SocketAddr),
+    gauge: Arc<Gauge>,
+    settings: &TunnelSettings,
+    budget: &Budget,
+) -> Result<(Live, Driver), h2::Error> {
+    let alert = PeerAlert::default();
+    let stream = Watched::new(stream, alert.clone());
+    let (requests, mut connection) = builder(settings).handshake(stream).await?;
+    let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
+    let windows = Windows::new(settings.windows, settings.streams_per_connection, gauge, budget);
+    let idle = Idle { since: Instant::now(), opened: 0, timeout: settings.idle_timeout };
+    Ok((Live { requests, peer, local, alert }, Driver { connection, keepalive, windows, idle }))
+}
+
+impl Live {
+    /// How many streams the peer allows at once.
+    pub(super) fn limit(&self) -> u32 {
+        u32::try_from(self.requests.current_max_send_streams()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) async fn open(
+        &self,
+        request: Request<()>,
+        slot: Slot,
+        deadline: Duration,
+    ) -> Result<Dialed, OpenError> {
+        let mut requests = self.requests.clone();
+        poll_fn(|cx| requests.poll_ready(cx)).await.map_err(|error| self.failed(error))?;
+        let (answer, outgoing) = requests.send_request(request, false).map_err(|error| self.failed(error))?;
+        let answer = timeout(deadline, answer).await.map_err(|_| OpenError::unanswered())?;
+        let (head, incoming) = answer.map_err(|error| self.failed(error))?.into_parts();
+        if !head.status.is_success() {
+            return Err(OpenError::answered(DialError::Refused(head.status)));
+        }
+        Ok(Dialed {
+            stream: TunnelStream::new(incoming, outgoing, slot),
+            peer: self.peer.clone(),
+            local: self.local,
+            baggage: headers::baggage(&head.headers),
+        })
+    }
+
+    fn failed(&self, error: h2::Error) -> OpenError {
+        if let Some(alert) = self.alert.received() {
+            return OpenError {
+                spent: true,
+                ..OpenError::answered(DialError::Tls(TlsFailure::PeerAlert(alert)))
+            };
+        }
+        match error.reason() {
+            Some(reason) if error.is_reset() => OpenError {
+                error: DialError::Reset(reason),
+                unprocessed: reason == Reason::REFUSED_STREAM,
+                spent: false,
+            },
+            // No byte of the application is sent before the answer, so asking again elsewhere is safe.
+            _ => OpenError { error: DialError::Http2(Arc::new(error)), unprocessed: true, spent: true },
+        }
+    }
+}
+
+impl OpenError {
+    pub(super) fn answered(error: DialError) -> Self {
+        Self { error, unprocessed: false, spent: false }
+    }
+
+    fn unanswered() -> Self {
+        Self { spent: true, ..Self::answered(DialError::Deadline(Phase::Answer)) }
+    }
+}
+
+impl Driver {
+    /// Until the connection ends. `idle` is called when no stream has used it for long; it ends by itself when no
+    /// [`Live`] of it is left and its streams are done.
+    pub(super) async fn run(mut self, mut idle: impl FnMut()) {
+        poll_fn(|cx| self.poll(cx, &mut idle)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, idle: &mut impl FnMut()) -> Poll<()> {
+        while let Some(keepalive) = &mut self.keepalive
+            && let Poll::Ready(beat) = keepalive.poll(cx)
+        {
+            if beat == Beat::Dead {
+                tracing::debug!("the peer did not answer a PING");
+                return Poll::Ready(());
+            }
+            self.windows.tick(&mut self.connection);
+            if self.idle.is_over(self.windows.gauge()) {
+                idle();
+            }
+        }
+        self.windows.tune(&mut self.connection);
+        Pin::new(&mut self.connection).poll(cx).map(|result| {
+            if let Err(error) = result {
+                tracing::debug!(%error, "an outbound connection ended");
+            }
+        })
+    }
+}
+
+impl Idle {
+    fn is_over(&mut self, gauge: &Gauge) -> bool {
+        let opened = gauge.opened();
+        if gauge.streams() > 0 || opened != self.opened {
+            self.opened = opened;
+            self.since = Instant::now();
+        }
+        self.since.elapsed() >= self.timeout
+    }
+}
+
+fn builder(settings: &TunnelSettings) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_max_send_streams(usize::try_from(settings.streams_per_connection).unwrap_or(usize::MAX))
+        .initial_window_size(settings.windows.initial)
+        .initial_connection_window_size(base(&settings.windows, settings.streams_per_connection))
+        .max_header_list_size(HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}

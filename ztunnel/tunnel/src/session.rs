@@ -1,0 +1,232 @@
+//! The server's side of one HBONE connection: the CONNECT requests that a proven peer sends over it.
+//!
+//! The connection moves only while [`Session::next`] is awaited, and ends when the session is dropped.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{
+    Reason, RecvStream,
+    server::{Builder, Connection, SendResponse},
+};
+use http::{Method, StatusCode};
+use model::SpiffeId;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::{
+    TlsFacts, TunnelSettings,
+    error::StreamError,
+    headers::{ConnectHeaders, refusal, success},
+    keepalive::{Beat, Keepalive},
+    stream::TunnelStream,
+    window::{Budget, Gauge, SEND_BUFFER, Slot, Windows, base},
+};
+
+/// Room for a CONNECT's headers, as in RFC 9113 section 6.5.2.
+pub(crate) const HEADER_LIST: u32 = 16 << 10;
+/// Streams reset by the peer that we have not even seen; more end the connection (CVE-2023-44487).
+const UNSEEN_RESETS: usize = 20;
+/// Streams we reset for the peer's errors; more end the connection (CVE-2025-8671).
+const ERROR_RESETS: usize = 100;
+
+type Http2 = Connection<TlsStream<TcpStream>, Bytes>;
+
+/// A connection from a peer whose identity is proven.
+pub struct Session {
+    /// None once it is given up.
+    connection: Option<Http2>,
+    peer: SpiffeId,
+    tls: TlsFacts,
+    keepalive: Option<Keepalive>,
+    windows: Windows,
+    streams: u32,
+    rejected: u64,
+    end: Option<SessionEnd>,
+}
+
+/// How a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionEnd {
+    #[error("the peer or a drain ended it and all its streams are done")]
+    Done,
+    #[error("the peer did not answer a PING")]
+    Dead,
+    #[error("HTTP/2: {0}")]
+    Http2(h2::Error),
+}
+
+/// A peer's wish for a connection, to be accepted or refused. Dropped, it is reset.
+#[derive(Debug)]
+pub struct Request {
+    authority: String,
+    headers: ConnectHeaders,
+    incoming: RecvStream,
+    respond: SendResponse<Bytes>,
+    slot: Slot,
+}
+
+impl SessionEnd {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Dead => "keepalive",
+            Self::Http2(_) => "http2",
+        }
+    }
+}
+
+impl Session {
+    /// Speaks HTTP/2's preface.
+    pub(crate) async fn start(
+        stream: TlsStream<TcpStream>,
+        peer: SpiffeId,
+        settings: &TunnelSettings,
+        budget: &Budget,
+    ) -> Result<Self, h2::Error> {
+        let tls = TlsFacts::of(stream.get_ref().1);
+        let streams = settings.inbound_streams;
+        let mut connection: Http2 = builder(settings).handshake(stream).await?;
+        let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
+        let gauge = Arc::new(Gauge::new(settings.windows.initial));
+        let windows = Windows::new(settings.windows, streams, gauge, budget);
+        let connection = Some(connection);
+        Ok(Self { connection, peer, tls, keepalive, windows, streams, rejected: 0, end: None })
+    }
+
+    /// Who the peer has proven to be.
+    pub fn peer(&self) -> &SpiffeId {
+        &self.peer
+    }
+
+    pub fn tls(&self) -> TlsFacts {
+        self.tls
+    }
+
+    /// The next CONNECT. `None`: the peer is done, or [`Session::end`] says what went wrong. What is not a proper
+    /// CONNECT is answered here. Nothing is lost if the future is dropped, but the connection stands still meanwhile.
+    pub async fn next(&mut self) -> Option<Request> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Tells the peer to open no more streams here (GOAWAY). Those that are open go on; when they have ended, so does
+    /// the session.
+    pub fn drain(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.graceful_shutdown();
+        }
+    }
+
+    /// How many requests were answered here because they were no proper CONNECT or too many at once.
+    pub fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// How it ended, once `next` has said that it did.
+    pub fn end(&self) -> Option<&SessionEnd> {
+        self.end.as_ref()
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
+        loop {
+            let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            if let Some(keepalive) = &mut self.keepalive
+                && let Poll::Ready(beat) = keepalive.poll(cx)
+            {
+                match beat {
+                    Beat::Asked => self.windows.tick(connection),
+                    Beat::Dead => {
+                        // The farewell is sent only if the socket takes it at once.
+                        connection.abrupt_shutdown(Reason::NO_ERROR);
+                        let _ = connection.poll_closed(cx);
+                        return self.ended(SessionEnd::Dead);
+                    }
+                }
+                continue;
+            }
+            self.windows.tune(connection);
+            match connection.poll_accept(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return self.ended(SessionEnd::Done),
+                Poll::Ready(Some(Err(error))) => return self.ended(SessionEnd::Http2(error)),
+                Poll::Ready(Some(Ok((request, respond)))) => match self.admit(request, respond) {
+                    Some(request) => return Poll::Ready(Some(request)),
+                    None => self.rejected += 1,
+                },
+            }
+        }
+    }
+
+    fn ended(&mut self, how: SessionEnd) -> Poll<Option<Request>> {
+        self.connection = None;
+        self.end = Some(how);
+        Poll::Ready(None)
+    }
+
+    fn admit(&self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Option<Request> {
+        // Counts requests that the peer has reset but we still work on, which HTTP/2's own limit does not.
+        let Some(slot) = self.windows.gauge().slot(self.streams) else {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return None;
+        };
+        let (head, incoming) = request.into_parts();
+        // RFC 8441 is not offered, so nobody may use it.
+        if head.extensions.get::<h2::ext::Protocol>().is_some() {
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return None;
+        }
+        let Some(authority) = head.uri.authority().filter(|_| head.method == Method::CONNECT) else {
+            // Fails only if the stream is gone.
+            let _ = respond.send_response(refusal(StatusCode::BAD_REQUEST), true);
+            return None;
+        };
+        let authority = authority.as_str().to_owned();
+        Some(Request { authority, headers: ConnectHeaders::of(&head.headers), incoming, respond, slot })
+    }
+}
+
+impl Request {
+    /// What the peer wants to be connected to: `ip:port` or `host:port`, if it is honest.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub fn headers(&self) -> &ConnectHeaders {
+        &self.headers
+    }
+
+    /// Opens the stream, telling the peer who we are by `baggage`.
+    pub fn accept(mut self, baggage: &str) -> Result<TunnelStream, StreamError> {
+        let outgoing = self.respond.send_response(success(baggage), false)?;
+        Ok(TunnelStream::new(self.incoming, outgoing, self.slot))
+    }
+
+    /// The answer ends our side; if the peer's is open still, RST_STREAM(NO_ERROR) follows.
+    pub fn refuse(mut self, status: StatusCode) {
+        // Fails only if the stream is gone.
+        let _ = self.respond.send_response(refusal(status), true);
+    }
+}
+
+fn builder(settings: &TunnelSettings) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(settings.inbound_streams)
+        .initial_window_size(settings.windows.initial)
+        .initial_connection_window_size(base(&settings.windows, settings.inbound_streams))
+        .max_header_list_size(HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(UNSEEN_RESETS)
+        .max_local_error_reset_streams(Some(ERROR_RESETS));
+    builder
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("peer", &self.peer).field("end", &self.end).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! One tunnelled connection: a CONNECT stream in two halves, each of which ends on its own.
+//!
+//! END_STREAM is FIN and RST_STREAM is RST. A half that is dropped before its end resets the stream, so that nothing
+//! cut short can pass for complete.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use parking_lot::Mutex;
+
+use crate::{
+    error::StreamError,
+    window::{Meter, Slot},
+};
+
+#[derive(Debug)]
+pub struct TunnelStream {
+    pub receiver: TunnelReceiver,
+    pub sender: TunnelSender,
+}
+
+/// What the peer sends.
+#[derive(Debug)]
+pub struct TunnelReceiver {
+    stream: RecvStream,
+    shared: Arc<Shared>,
+    meter: Meter,
+    /// Given out, and not given back to the peer as window.
+    unreleased: usize,
+    ended: bool,
+}
+
+/// What goes to the peer.
+#[derive(Debug)]
+pub struct TunnelSender {
+    shared: Arc<Shared>,
+    finished: bool,
+}
+
+/// RST_STREAM belongs to both halves. The lock is held for single calls, never while waiting.
+#[derive(Debug)]
+struct Shared {
+    outgoing: Mutex<Outgoing>,
+    slot: Slot,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    stream: SendStream<Bytes>,
+    reset: bool,
+}
+
+impl TunnelStream {
+    pub(crate) fn new(incoming: RecvStream, outgoing: SendStream<Bytes>, slot: Slot) -> Self {
+        let outgoing = Mutex::new(Outgoing { stream: outgoing, reset: false });
+        let shared = Arc::new(Shared { outgoing, slot });
+        let sender = TunnelSender { shared: Arc::clone(&shared), finished: false };
+        let receiver =
+            TunnelReceiver { stream: incoming, shared, meter: Meter::new(), unreleased: 0, ended: false };
+        Self { receiver, sender }
+    }
+}
+
+impl TunnelReceiver {
+    /// The next bytes; `None` once the peer has ended its side. The bytes of the call before count as handed on, and
+    /// the peer may send as many more. Nothing is lost if the future is dropped.
+    pub async fn receive(&mut self) -> Result<Option<Bytes>, StreamError> {
+        self.release(self.unreleased);
+        if self.ended {
+            return Ok(None);
+        }
+        let next = poll_fn(|cx| self.stream.poll_data(cx)).await;
+        match next {
+            Some(Ok(data)) => {
+                self.unreleased += data.len();
+                Ok(Some(data))
+            }
+            Some(Err(error)) => {
+                self.ended = true;
+                Err(error.into())
+            }
+            None => {
+                self.ended = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says that `bytes` of what was received are handed on, before the next `receive` says so of the rest.
+    pub fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.unreleased);
+        if bytes == 0 {
+            return;
+        }
+        self.unreleased -= bytes;
+        let flow = self.stream.flow_control();
+        // Fails only for more than was received.
+        let _ = flow.release_capacity(bytes);
+        self.meter.drained(self.shared.slot.gauge(), bytes, || flow.used_capacity());
+    }
+}
+
+impl TunnelSender {
+    /// Sends all of `data`, waiting for the peer's window. What does not fit in it stays with the caller's future.
+    pub async fn send(&mut self, mut data: Bytes) -> Result<(), StreamError> {
+        if self.finished {
+            return Err(StreamError::Closed);
+        }
+        while !data.is_empty() {
+            let room = poll_fn(|cx| self.shared.outgoing.lock().poll_room(cx, data.len())).await?;
+            let part = data.split_to(room.min(data.len()));
+            self.shared.outgoing.lock().send(part, false)?;
+        }
+        Ok(())
+    }
+
+    /// Ends this side (FIN). The other goes on.
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        if self.finished {
+            return Err(StreamError::Closed);
+        }
+        self.finished = true;
+        self.shared.outgoing.lock().send(Bytes::new(), true)
+    }
+
+    /// Ends both sides at once (RST).
+    pub fn reset(&mut self) {
+        self.finished = true;
+        self.shared.outgoing.lock().reset();
+    }
+
+    /// Waits until the peer or the connection ends the stream by force, and says how. For when there is nothing to
+    /// send and nothing left to receive, and a reset would go unnoticed.
+    pub async fn broken(&mut self) -> StreamError {
+        poll_fn(|cx| self.shared.outgoing.lock().stream.poll_reset(cx))
+            .await
+            .map_or_else(Into::into, StreamError::Reset)
+    }
+}
+
+impl Outgoing {
+    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, StreamError>> {
+        if self.reset {
+            return Poll::Ready(Err(StreamError::Closed));
+        }
+        self.stream.reserve_capacity(wanted);
+        // `poll_capacity` tells of changes only.
+        let room = self.stream.capacity();
+        if room > 0 {
+            return Poll::Ready(Ok(room));
+        }
+        match ready!(self.stream.poll_capacity(cx)) {
+            Some(Ok(room)) => Poll::Ready(Ok(room)),
+            Some(Err(error)) => Poll::Ready(Err(error.into())),
+            None => Poll::Ready(Err(self.why_closed(cx))),
+        }
+    }
+
+    fn send(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        self.stream
+            .send_data(data, end)
+            .map_err(|_| self.why_closed(&mut Context::from_waker(std::task::Waker::noop())))
+    }
+
+    fn why_closed(&mut self, cx: &mut Context<'_>) -> StreamError {
+        match self.stream.poll_reset(cx) {
+            _ if self.reset => StreamError::Closed,
+            Poll::Ready(Ok(reason)) => StreamError::Reset(reason),
+            Poll::Ready(Err(error)) => error.into(),
+            Poll::Pending => StreamError::Closed,
+        }
+    }
+
+    fn reset(&mut self) {
+        self.reset = true;
+        self.stream.send_reset(Reason::CANCEL);
+    }
+}
+
+impl Drop for TunnelReceiver {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.outgoing.lock().reset();
+        }
+    }
+}
+
+impl Drop for TunnelSender {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.shared.outgoing.lock().reset();
+        }
+    }
+}
+
+impl From<h2::Error> for StreamError {
+    fn from(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() => Self::Reset(reason),
+            _ => Self::Connection(error),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Mutual TLS 1.3 between proxies, with certificates that carry SPIFFE ids.
+//!
+//! Receives a local [`model::Svid`] and a TCP connection; hands on an encrypted stream whose far end has proven an
+//! identity. Sessions are never resumed, so every connection proves its identities anew.
+
+mod failure;
+mod identities;
+mod verify;
+mod watched;
+
+use model::SpiffeId;
+use rustls::CommonState;
+
+use crate::error::TlsFailure;
+
+pub(crate) use failure::classify;
+pub(crate) use identities::Identities;
+pub(crate) use watched::{PeerAlert, Watched};
+
+/// HTTP/2 over TLS, RFC 9113 section 3.2.
+const ALPN: &[u8] = b"h2";
+
+/// What was agreed on in a handshake, in the names of the IANA registries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    pub version: &'static str,
+    pub cipher_suite: &'static str,
+    pub key_exchange: &'static str,
+}
+
+impl TlsFacts {
+    pub(crate) fn of(connection: &CommonState) -> Self {
+        let version = connection.protocol_version().and_then(|version| version.as_str());
+        let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let group = connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
+        Self {
+            version: version.unwrap_or("unknown"),
+            cipher_suite: suite.unwrap_or("unknown"),
+            key_exchange: group.unwrap_or("unknown"),
+        }
+    }
+}
+
+/// The identity that the far end of a finished handshake has proven.
+pub(crate) fn peer_identity(connection: &CommonState) -> Result<SpiffeId, TlsFailure> {
+    let leaf =
+        connection.peer_certificates().and_then(<[_]>::first).ok_or(TlsFailure::NoClientCertificate)?;
+    verify::identity_of(leaf).map_err(TlsFailure::from)
+}
+
+/// A server that answers no ALPN is not one that speaks HTTP/2.
+pub(crate) fn require_http2(connection: &CommonState) -> Result<(), TlsFailure> {
+    if connection.alpn_protocol() == Some(ALPN) { Ok(()) } else { Err(TlsFailure::Alpn) }
+}

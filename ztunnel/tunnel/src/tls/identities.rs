@@ -1,0 +1,173 @@
+//! The TLS configurations of the local identities: one set for each certificate, made once and not for each
+//! handshake. They follow the certificates: a renewed one replaces its predecessor's, a dropped one takes its own away.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use model::{SpiffeId, Svid};
+use parking_lot::Mutex;
+use rustls::{
+    ClientConfig, Error, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::TLS13,
+};
+
+use super::{
+    ALPN,
+    verify::{ExpectedServer, TrustDomainClients},
+};
+
+/// A node has tens of identities. Past this many, the ones in use are made anew now and then.
+const MAX_IDENTITIES: usize = 4096;
+
+pub(crate) struct Identities {
+    provider: Arc<CryptoProvider>,
+    known: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
+}
+
+/// What is made of one certificate.
+pub(crate) struct Identity {
+    svid: Weak<Svid>,
+    server: Arc<ServerConfig>,
+    /// Expects nobody: each connection puts its own expectations in.
+    client: ClientConfig,
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Identities {
+    pub(crate) fn new() -> Self {
+        Self { provider: Arc::new(provider()), known: Mutex::default() }
+    }
+
+    /// The configurations of a certificate that its source gave just now.
+    pub(crate) fn of(&self, svid: &Arc<Svid>) -> Result<Arc<Identity>, Error> {
+        if let Some(identity) = self.known.lock().get(&svid.identity)
+            && identity.is_of(svid)
+        {
+            return Ok(Arc::clone(identity));
+        }
+        let identity = Arc::new(Identity::new(svid, &self.provider)?);
+        let mut known = self.known.lock();
+        if known.len() >= MAX_IDENTITIES {
+            known.clear();
+        }
+        known.insert(svid.identity.clone(), Arc::clone(&identity));
+        known.retain(|_, identity| identity.is_current());
+        Ok(identity)
+    }
+
+    /// Forgets the keys of certificates that nobody holds any more.
+    pub(crate) fn sweep(&self) {
+        self.known.lock().retain(|_, identity| identity.is_current());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.known.lock().len()
+    }
+}
+
+impl Identity {
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    /// To connect to a server that must prove one of `expected`.
+    pub(crate) fn client(&self, expected: &[SpiffeId]) -> Arc<ClientConfig> {
+        let mut config = self.client.clone();
+        let verifier = expecting(expected.into(), &self.roots, &self.provider);
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        Arc::new(config)
+    }
+
+    fn new(svid: &Arc<Svid>, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+        let key = aws_lc_rs::sign::any_supported_type(svid.key.expose())?;
+        let certified = CertifiedKey::new(svid.chain.clone(), key);
+        certified.keys_match()?;
+        let certified = Arc::new(SingleCertAndKey::from(certified));
+        let roots = Arc::new(root_store(svid)?);
+        Ok(Self {
+            svid: Arc::downgrade(svid),
+            server: Arc::new(server(svid, &roots, Arc::clone(&certified), provider)?),
+            client: client(&roots, certified, provider)?,
+            roots,
+            provider: Arc::clone(provider),
+        })
+    }
+
+    /// A `Weak` keeps its allocation, so no later certificate has the same address.
+    fn is_of(&self, svid: &Arc<Svid>) -> bool {
+        std::ptr::eq(self.svid.as_ptr(), Arc::as_ptr(svid))
+    }
+
+    fn is_current(&self) -> bool {
+        self.svid.strong_count() > 0
+    }
+}
+
+fn provider() -> CryptoProvider {
+    use aws_lc_rs::{cipher_suite, kx_group};
+    CryptoProvider {
+        cipher_suites: vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+fn root_store(svid: &Svid) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    svid.roots.roots.iter().try_for_each(|root| roots.add(root.clone()))?;
+    Ok(roots)
+}
+
+fn server(
+    svid: &Svid,
+    roots: &Arc<RootCertStore>,
+    certified: Arc<SingleCertAndKey>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<ServerConfig, Error> {
+    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+    let verifier = TrustDomainClients { chain, trust_domain: svid.identity.trust_domain().clone() };
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(certified);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn client(
+    roots: &Arc<RootCertStore>,
+    certified: Arc<SingleCertAndKey>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<ClientConfig, Error> {
+    let nobody = expecting([].into(), roots, provider);
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(nobody))
+        .with_client_cert_resolver(certified);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
+fn expecting(
+    expected: Box<[SpiffeId]>,
+    roots: &Arc<RootCertStore>,
+    provider: &CryptoProvider,
+) -> ExpectedServer {
+    let algorithms = provider.signature_verification_algorithms;
+    ExpectedServer { roots: Arc::clone(roots), expected, algorithms }
+}

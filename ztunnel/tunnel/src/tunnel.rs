@@ -1,0 +1,179 @@
+//! The two doors of the tunnel: out by [`Tunnel::dial`], in by [`Tunnel::terminate`].
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use model::{Permit, SpiffeId, Svid, SvidSource, TunnelRoute, WorkloadUid};
+use rustls_pki_types::ServerName;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::{
+    ConnectHeaders, Session, TunnelSettings, TunnelStream,
+    error::{DialError, Phase, TerminateError, TlsFailure},
+    pool::{Driver, Establish, Key, Live, Pool, start},
+    tls::{Identities, classify, peer_identity, require_http2},
+    window::{Budget, Gauge},
+};
+
+/// Makes the TCP connection from inside the source pod.
+pub type ConnectFn = Box<dyn FnOnce(SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> + Send>;
+
+/// Clones share connections, configurations and budget.
+pub struct Tunnel<S: SvidSource>(Arc<Inner<S>>);
+
+/// A stream that the peer has accepted.
+#[derive(Debug)]
+pub struct Dialed {
+    pub stream: TunnelStream,
+    /// Who the far proxy has proven to be.
+    pub peer: SpiffeId,
+    /// The source address of the connection that carries the stream.
+    pub local: SocketAddr,
+    /// What the far side says of itself.
+    pub baggage: Option<String>,
+}
+
+struct Inner<S> {
+    settings: TunnelSettings,
+    svids: Arc<S>,
+    identities: Identities,
+    budget: Budget,
+    pool: Arc<Pool>,
+}
+
+impl<S: SvidSource> Tunnel<S> {
+    pub fn new(settings: TunnelSettings, svids: Arc<S>) -> Self {
+        let budget = Budget::new(settings.windows.growth_budget);
+        let pool =
+            Pool::new(settings.windows.initial, settings.streams_per_connection, settings.pool_connections);
+        Self(Arc::new(Inner { settings, svids, identities: Identities::new(), budget, pool }))
+    }
+
+    /// One CONNECT stream along the permitted route. `connect` makes the TCP connection if there is none to share.
+    /// A stream that an old connection did not take is tried once more on a new one.
+    pub async fn dial(
+        &self,
+        permit: Permit<TunnelRoute>,
+        headers: ConnectHeaders,
+        connect: ConnectFn,
+    ) -> Result<Dialed, DialError> {
+        let Inner { pool, settings, .. } = &*self.0;
+        let route = permit.into_route();
+        let request = headers.into_request(route.authority)?;
+        let key = Key::from(route);
+        let deadline = settings.deadlines.answer;
+        let (lease, unused) = pool.lease(&key, None, self.establish(key.clone(), connect))?;
+        let first = lease.id();
+        let failure = match lease.open(request.clone(), deadline).await {
+            Ok(dialed) => return Ok(dialed),
+            Err(failure) => failure,
+        };
+        if failure.spent {
+            pool.forget(&key, first);
+        }
+        match unused {
+            Some(establish) if failure.unprocessed => {
+                let (lease, _) = pool.lease(&key, Some(first), establish)?;
+                lease.open(request, deadline).await.map_err(|failure| failure.error)
+            }
+            _ => Err(failure.error),
+        }
+    }
+
+    /// The server's side, on a connection that was accepted on port 15008 of a pod whose identity is `identity`.
+    pub async fn terminate(&self, tcp: TcpStream, identity: &SpiffeId) -> Result<Session, TerminateError> {
+        let Inner { settings, identities, budget, .. } = &*self.0;
+        let svid = self.0.svid::<TerminateError>(identity).await?;
+        let config = identities.of(&svid).map_err(TerminateError::Certificate)?.server();
+        without_delay(&tcp);
+        let handshake = TlsAcceptor::from(config).accept(tcp);
+        let stream = within(Phase::Tls, settings.deadlines.tls, handshake).await?.map_err(classify)?;
+        let peer = peer_identity(stream.get_ref().1)?;
+        let preface = Session::start(stream, peer, settings, budget);
+        within(Phase::Preface, settings.deadlines.preface, preface)
+            .await?
+            .map_err(|error| TerminateError::Http2(Arc::new(error)))
+    }
+
+    /// Pooled connections that leave this workload end now: its pod is gone.
+    pub fn retire(&self, source: &WorkloadUid) {
+        self.0.pool.retire(source);
+        self.0.identities.sweep();
+    }
+
+    /// Nothing is dialed any more. Open streams go on.
+    pub fn drain(&self) {
+        self.0.pool.drain();
+    }
+
+    fn establish(&self, key: Key, connect: ConnectFn) -> Establish {
+        let inner = Arc::clone(&self.0);
+        Box::new(move |gauge| Box::pin(async move { inner.establish(key, connect, gauge).await }))
+    }
+}
+
+impl<S: SvidSource> Inner<S> {
+    async fn establish(
+        &self,
+        key: Key,
+        connect: ConnectFn,
+        gauge: Arc<Gauge>,
+    ) -> Result<(Live, Driver), DialError> {
+        let deadlines = &self.settings.deadlines;
+        let svid = self.svid::<DialError>(&key.source).await?;
+        let config = self.identities.of(&svid).map_err(DialError::Certificate)?.client(&key.expected);
+        let tcp =
+            within(Phase::Connect, deadlines.connect, connect(key.gateway)).await?.map_err(connecting)?;
+        without_delay(&tcp);
+        let local = tcp.local_addr().map_err(connecting)?;
+        // An address is never sent as SNI; whom to expect, the configuration says.
+        let name = ServerName::IpAddress(key.gateway.ip().into());
+        let handshake = TlsConnector::from(config).connect(name, tcp);
+        let stream = within(Phase::Tls, deadlines.tls, handshake)
+            .await?
+            .map_err(|error| handshaking(classify(error), &key))?;
+        require_http2(stream.get_ref().1).map_err(DialError::Tls)?;
+        let peer = peer_identity(stream.get_ref().1).map_err(DialError::Tls)?;
+        let preface = start(stream, (peer, local), gauge, &self.settings, &self.budget);
+        within(Phase::Preface, deadlines.preface, preface)
+            .await?
+            .map_err(|error| DialError::Http2(Arc::new(error)))
+    }
+
+    async fn svid<E: From<Phase> + From<model::SvidError>>(
+        &self,
+        identity: &SpiffeId,
+    ) -> Result<Arc<Svid>, E> {
+        Ok(within(Phase::Svid, self.settings.deadlines.svid, self.svids.svid(identity)).await??)
+    }
+}
+
+impl<S: SvidSource> Clone for Tunnel<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+async fn within<F: Future>(phase: Phase, limit: Duration, step: F) -> Result<F::Output, Phase> {
+    timeout(limit, step).await.map_err(|_| phase)
+}
+
+/// HTTP/2 frames are complete messages: waiting for more only delays them.
+fn without_delay(tcp: &TcpStream) {
+    // Fails only on a socket that is gone, which the handshake notices.
+    let _ = tcp.set_nodelay(true);
+}
+
+fn connecting(error: io::Error) -> DialError {
+    DialError::Connect(Arc::new(error))
+}
+
+fn handshaking(failure: TlsFailure, key: &Key) -> DialError {
+    match failure {
+        TlsFailure::PeerIdentity { found } => {
+            DialError::PeerIdentity { found, expected: key.expected.to_vec() }
+        }
+        other => DialError::Tls(other),
+    }
+}

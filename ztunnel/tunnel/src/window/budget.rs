@@ -1,0 +1,83 @@
+//! A number of bytes that many may borrow from, without a lock.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// The bytes left. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<AtomicUsize>);
+
+/// Bytes taken from a budget; they go back on drop.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    left: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    /// An empty reservation, to be grown.
+    pub(crate) fn reservation(&self) -> Reservation {
+        Reservation { left: Arc::clone(&self.0), bytes: 0 }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Reservation {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds at least `bytes` afterwards, or as much as before if the budget has not enough.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
+        let missing = bytes.saturating_sub(self.bytes);
+        if missing == 0 {
+            return true;
+        }
+        let take = |left: usize| left.checked_sub(missing);
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        if taken {
+            self.bytes += missing;
+        }
+        taken
+    }
+
+    pub(crate) fn release(&mut self) {
+        self.left.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_never_overdrawn_and_gets_everything_back() {
+        let budget = Budget::new(100);
+        let (mut one, mut other) = (budget.reservation(), budget.reservation());
+        assert!(one.grow_to(60));
+        assert!(!other.grow_to(41));
+        assert_eq!((other.bytes(), budget.left()), (0, 40));
+        assert!(other.grow_to(40));
+        assert!(one.grow_to(10), "less than it has is always granted");
+        assert_eq!(one.bytes(), 60);
+        drop(one);
+        other.release();
+        assert_eq!(budget.left(), 100);
+    }
+}
