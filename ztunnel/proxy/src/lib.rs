@@ -1,1 +1,22 @@
-//! .
+//! The two journeys of a connection: out of a pod ([`outbound`]) and into a pod ([`inbound`] through the tunnel,
+//! [`plaintext`] without). Each is one function that reads in phases, from accept to account.
+//!
+//! The kernel is met only through [`PodSockets`], so every journey runs in a test without one.
+#![forbid(unsafe_code)]
+
+mod accept;
+mod copy;
+mod failure;
+mod gate;
+mod headers;
+mod inbound;
+mod leg;
+mod outbound;
+mod own_legs;
+mod plaintext;
+mod pods;
+mod serve;
+mod standing;
+
+pub use pods::{Arrival, LocalWorkload, PodSockets, Stop};
+pub use serve::{Proxy, ProxySettings};

@@ -18,6 +18,7 @@ pub mod names {
     pub const BUILD: &str = "istio_build";
     pub const ACTIVE_PROXIES: &str = "workload_manager_active_proxy_count";
     pub const HANDSHAKE_FAILURES: &str = "ztunnel_handshake_failures_total";
+    pub const REJECTED_REQUESTS: &str = "ztunnel_rejected_requests_total";
     pub const ACCEPT_FAILURES: &str = "ztunnel_accept_failures_total";
     pub const STATE_UPDATES: &str = "ztunnel_state_updates_total";
     pub const CERTIFICATE_EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
@@ -57,6 +58,10 @@ pub fn describe() {
     describe_gauge!(names::BUILD, "The version of this daemon, as a label.");
     describe_gauge!(names::ACTIVE_PROXIES, "Pods that are served now.");
     describe_counter!(names::HANDSHAKE_FAILURES, "Inbound tunnels refused before the peer had an identity.");
+    describe_counter!(
+        names::REJECTED_REQUESTS,
+        "HTTP/2 requests of proven peers that were no proper CONNECT."
+    );
     describe_counter!(names::ACCEPT_FAILURES, "Failures of accept(2) on a pod's listeners.");
     describe_counter!(names::STATE_UPDATES, "Changes of the mesh state, by whether they were accepted.");
     describe_gauge!(
@@ -67,6 +72,10 @@ pub fn describe() {
 
 pub fn handshake_failed(reason: &'static str) {
     counter!(names::HANDSHAKE_FAILURES, "reason" => reason).increment(1);
+}
+
+pub fn requests_rejected(count: u64) {
+    counter!(names::REJECTED_REQUESTS).increment(count);
 }
 
 pub fn accept_failed() {

@@ -22,6 +22,15 @@ pub enum End {
     Destination,
 }
 
+impl End {
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}
+
 /// Istio's word for what went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFlags {

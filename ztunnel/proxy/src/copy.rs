@@ -1,0 +1,92 @@
+//! Carries bytes both ways until both directions are done.
+//!
+//! Each direction ends by itself: FIN becomes END_STREAM and END_STREAM becomes FIN, and a half-closed connection
+//! lives as long as its other half. An abort of either end (RST, RST_STREAM) aborts the whole. No byte is read
+//! that cannot be handed on: a slow reader fills its window or socket buffer, and the writer waits.
+
+mod broken;
+mod chunk;
+mod pump;
+
+use std::{pin::pin, sync::atomic::AtomicBool};
+
+use telemetry::{ByteCounters, End, Outcome};
+use tunnel::TunnelStream;
+
+use crate::leg::Leg;
+use broken::Broken;
+use pump::{Direction, tcp_to_tcp, tcp_to_tunnel, tunnel_to_tcp};
+
+/// Between an application and the tunnel. `near` is the application's end of the connection.
+pub(crate) async fn through_tunnel(
+    mut leg: Leg,
+    stream: TunnelStream,
+    near: End,
+    counters: &ByteCounters,
+) -> Outcome {
+    let TunnelStream { mut receiver, mut sender } = stream;
+    let (reader, writer) = leg.split();
+    let away = Direction { from: near, counters };
+    let back = Direction { from: near.opposite(), counters };
+    let answered = AtomicBool::new(false);
+    let result = both(
+        tcp_to_tunnel(reader, &mut sender, &away, &answered),
+        tunnel_to_tcp(&mut receiver, writer, &back, &answered),
+    )
+    .await;
+    finish([leg], result)
+}
+
+/// Between two TCP connections.
+pub(crate) async fn between_sockets(
+    mut source: Leg,
+    mut destination: Leg,
+    counters: &ByteCounters,
+) -> Outcome {
+    let (source_reader, source_writer) = source.split();
+    let (destination_reader, destination_writer) = destination.split();
+    let request = Direction { from: End::Source, counters };
+    let answer = Direction { from: End::Destination, counters };
+    let result = both(
+        tcp_to_tcp(source_reader, destination_writer, &request),
+        tcp_to_tcp(destination_reader, source_writer, &answer),
+    )
+    .await;
+    finish([source, destination], result)
+}
+
+/// Runs both directions to their end. A direction that has ended hands back a watch: it no longer reads from its
+/// source, so nothing else would notice an abort of it while the other direction is idle.
+async fn both<A: Future<Output = Broken>, B: Future<Output = Broken>>(
+    request: impl Future<Output = Result<A, Broken>>,
+    answer: impl Future<Output = Result<B, Broken>>,
+) -> Result<(), Broken> {
+    let (mut request, mut answer) = (pin!(request), pin!(answer));
+    tokio::select! {
+        ended = &mut request => {
+            let watch = ended?;
+            tokio::select! {
+                ended = answer => ended.map(drop),
+                broken = watch => Err(broken),
+            }
+        }
+        ended = &mut answer => {
+            let watch = ended?;
+            tokio::select! {
+                ended = request => ended.map(drop),
+                broken = watch => Err(broken),
+            }
+        }
+    }
+}
+
+/// Only what ended properly is closed; the rest is dropped, which resets it.
+fn finish<const N: usize>(legs: [Leg; N], result: Result<(), Broken>) -> Outcome {
+    match result {
+        Ok(()) => {
+            legs.into_iter().for_each(Leg::close);
+            Outcome::Completed
+        }
+        Err(broken) => broken.into_outcome(),
+    }
+}

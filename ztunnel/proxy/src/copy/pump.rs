@@ -1,0 +1,144 @@
+//! One direction, from its first byte to its end.
+
+use std::{
+    future::{pending, poll_fn},
+    io,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    task::Poll,
+};
+
+use bytes::{Buf, Bytes};
+use telemetry::{ByteCounters, End};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::tcp::{ReadHalf, WriteHalf},
+};
+use tunnel::{StreamError, TunnelReceiver, TunnelSender};
+
+use super::{
+    Broken,
+    chunk::{ChunkSize, queueable},
+};
+
+/// Which way bytes go, and where they are counted.
+pub(super) struct Direction<'a> {
+    pub(super) from: End,
+    pub(super) counters: &'a ByteCounters,
+}
+
+impl Direction<'_> {
+    fn count(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        match self.from {
+            End::Source => self.counters.add_to_destination(bytes),
+            End::Destination => self.counters.add_to_source(bytes),
+        }
+    }
+
+    fn read_failed(&self, error: io::Error) -> Broken {
+        Broken::tcp(self.from, error)
+    }
+
+    fn write_failed(&self, error: io::Error) -> Broken {
+        Broken::tcp(self.from.opposite(), error)
+    }
+}
+
+/// Once it has ended, gives a watch for an abort of its source. `answered` says that the other direction has ended.
+pub(super) async fn tcp_to_tunnel(
+    mut from: ReadHalf<'_>,
+    to: &mut TunnelSender,
+    direction: &Direction<'_>,
+    answered: &AtomicBool,
+) -> Result<impl Future<Output = Broken>, Broken> {
+    let stream_failed = |error| Broken::stream(direction.from.opposite(), error);
+    let mut size = ChunkSize::new();
+    loop {
+        // No buffer is held while there is nothing to read.
+        tokio::select! {
+            ready = from.readable() => ready.map_err(|error| direction.read_failed(error))?,
+            error = broken(to, answered) => return Err(stream_failed(error)),
+        }
+        let mut buffer = size.buffer();
+        let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
+        if read == 0 {
+            to.finish().map_err(stream_failed)?;
+            return Ok(watch(from, direction.from));
+        }
+        size.learn(read);
+        tokio::select! {
+            biased;
+            sent = to.send(queueable(buffer)) => sent.map_err(stream_failed)?,
+            broken = aborted(&from, direction.from) => return Err(broken),
+        }
+        direction.count(read);
+    }
+}
+
+pub(super) async fn tunnel_to_tcp(
+    from: &mut TunnelReceiver,
+    mut to: WriteHalf<'_>,
+    direction: &Direction<'_>,
+    answered: &AtomicBool,
+) -> Result<impl Future<Output = Broken>, Broken> {
+    while let Some(data) = from.receive().await.map_err(|error| Broken::stream(direction.from, error))? {
+        write(&mut to, data, direction).await?;
+    }
+    answered.store(true, Relaxed);
+    to.shutdown().await.map_err(|error| direction.write_failed(error))?;
+    // From here the other direction watches the stream.
+    Ok(pending())
+}
+
+/// Once it has ended, gives a watch for an abort of its source.
+pub(super) async fn tcp_to_tcp(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    direction: &Direction<'_>,
+) -> Result<impl Future<Output = Broken>, Broken> {
+    let mut size = ChunkSize::new();
+    loop {
+        from.readable().await.map_err(|error| direction.read_failed(error))?;
+        let mut buffer = size.buffer();
+        let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
+        if read == 0 {
+            to.shutdown().await.map_err(|error| direction.write_failed(error))?;
+            return Ok(watch(from, direction.from));
+        }
+        size.learn(read);
+        tokio::select! {
+            biased;
+            written = write(&mut to, buffer.freeze(), direction) => written?,
+            broken = aborted(&from, direction.from) => return Err(broken),
+        }
+    }
+}
+
+/// A reset of the stream shows in `receive`, after the data that came before it. Only once there is nothing left to
+/// receive it has to be watched for here. Both directions run in one task, so the flag is seen when it changes.
+async fn broken(to: &mut TunnelSender, answered: &AtomicBool) -> StreamError {
+    poll_fn(|_| if answered.load(Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+    to.broken().await
+}
+
+async fn write(to: &mut WriteHalf<'_>, mut data: Bytes, direction: &Direction<'_>) -> Result<(), Broken> {
+    while data.has_remaining() {
+        let written = to.write_buf(&mut data).await.map_err(|error| direction.write_failed(error))?;
+        direction.count(written);
+    }
+    Ok(())
+}
+
+async fn watch(half: ReadHalf<'_>, end: End) -> Broken {
+    aborted(&half, end).await
+}
+
+/// Resolves when `half`'s connection is aborted, without reading from it. EPOLLERR comes with a pending socket error:
+/// a RST, or a peer that no longer acknowledges.
+async fn aborted(half: &ReadHalf<'_>, end: End) -> Broken {
+    let error = match half.ready(Interest::ERROR).await {
+        Ok(_) => half.as_ref().take_error().ok().flatten(),
+        Err(error) => Some(error),
+    };
+    Broken::tcp(end, error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+}

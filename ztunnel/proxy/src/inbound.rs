@@ -1,0 +1,184 @@
+//! The journey into a pod through the tunnel. Nobody has an identity before TLS has proven it, and the application
+//! hears of nobody before policy has let them in.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use model::{
+    ClientAddr, NetworkAddress, OriginalDst, Refusal, Role, Snapshot, SpiffeId, SvidSource, Workload,
+    resolve::resolve_authority,
+};
+use telemetry::{
+    End, Ledger, Outcome, Path,
+    metrics::{handshake_failed, requests_rejected},
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tunnel::{Request, Session};
+
+use crate::{
+    Arrival, PodSockets,
+    copy::through_tunnel,
+    failure::Failure,
+    headers::baggage,
+    leg::Leg,
+    own_legs::OwnLeg,
+    serve::Pod,
+    standing::{Claim, Place},
+};
+
+/// What all streams of one tunnel share.
+#[derive(Clone)]
+struct Tunnelled {
+    client: ClientAddr,
+    arrived_at: OriginalDst,
+    peer: SpiffeId,
+}
+
+impl<S: SvidSource, P: PodSockets> Pod<S, P> {
+    pub(crate) async fn inbound_tunnel(self: Arc<Self>, arrival: Arrival) {
+        let Arrival { stream, client, destination } = arrival;
+        let Some(mut session) = self.handshake(stream, client).await else { return };
+        let shared = Tunnelled { client, arrived_at: destination, peer: session.peer().clone() };
+        self.serve_session(&mut session, &shared).await;
+        if session.rejected() > 0 {
+            requests_rejected(session.rejected());
+            self.proxy.log.warn("not_a_connect", client.0, format_args!("of {}", shared.peer));
+        }
+    }
+
+    /// One of many at most; see [`crate::gate`].
+    async fn handshake(&self, stream: TcpStream, client: ClientAddr) -> Option<Session> {
+        let evicted = CancellationToken::new();
+        let _places = (self.handshakes.enter(&evicted), self.proxy.handshakes.enter(&evicted));
+        let snapshot = self.snapshot();
+        let Some(workload) = snapshot.workload(&self.local.uid) else {
+            self.refuse_handshake(client, "unknown_workload", &self.local.uid);
+            return None;
+        };
+        match evicted.run_until_cancelled(self.proxy.tunnel.terminate(stream, &workload.identity)).await {
+            Some(Ok(session)) => Some(session),
+            Some(Err(error)) => {
+                self.refuse_handshake(client, error.reason(), error);
+                None
+            }
+            None => {
+                self.refuse_handshake(client, "handshake_evicted", "too many handshakes are under way");
+                None
+            }
+        }
+    }
+
+    fn refuse_handshake(&self, client: ClientAddr, reason: &'static str, error: impl std::fmt::Display) {
+        handshake_failed(reason);
+        self.proxy.log.warn(reason, client.0, error);
+    }
+
+    /// A session that begins after the drain did is served in full: nobody else would.
+    async fn serve_session(self: &Arc<Self>, session: &mut Session, shared: &Tunnelled) {
+        let drain = &self.stop.drain;
+        let mut drained = drain.is_cancelled();
+        loop {
+            tokio::select! {
+                request = session.next() => match request {
+                    Some(request) => self.spawn(Arc::clone(self).stream(request, shared.clone())),
+                    None => return,
+                },
+                () = drain.cancelled(), if !drained => {
+                    session.drain();
+                    drained = true;
+                }
+            }
+        }
+    }
+
+    /// One CONNECT: resolve, authorize, connect to the application, and only then answer 200.
+    async fn stream(self: Arc<Self>, request: Request, shared: Tunnelled) {
+        let Tunnelled { client, arrived_at, .. } = shared;
+        let mut ledger =
+            self.proxy.ledgers.open(Role::InboundHbone, self.local.uid.clone(), client, arrived_at);
+        let outcome = match self.admit(request.authority(), shared, &mut ledger) {
+            Ok((workload, place)) => self.carry_in(request, &workload, place, &mut ledger).await,
+            Err(refusal) => refuse(request, Failure::from(refusal)),
+        };
+        ledger.close(outcome);
+    }
+
+    fn admit(
+        &self,
+        authority: &str,
+        shared: Tunnelled,
+        ledger: &mut Ledger,
+    ) -> Result<(Arc<Workload>, Place), Refusal> {
+        let Tunnelled { client, arrived_at: OriginalDst(gateway), peer } = shared;
+        let snapshot = self.snapshot();
+        let workload = self.workload(&snapshot)?;
+        ledger.set_destination(workload);
+        if let Some(source) = proven_source(&snapshot, workload, client, &peer) {
+            ledger.set_source(source);
+        }
+        ledger.set_identities(peer.clone(), workload.identity.clone());
+        let target = resolve_authority(&snapshot, workload, gateway.ip(), authority)?;
+        ledger.set_path(Path::Tunnel { gateway, target });
+        let claim =
+            Claim { workload: Arc::clone(workload), client, peer: Some(peer), target, mtls: self.local.mtls };
+        Ok((Arc::clone(workload), self.standing.enter(claim)))
+    }
+
+    async fn carry_in(
+        &self,
+        request: Request,
+        workload: &Workload,
+        mut place: Place,
+        ledger: &mut Ledger,
+    ) -> Outcome {
+        let (leg, _own) = match self.connect_application(&place).await {
+            Ok(connected) => connected,
+            Err(failure) => return refuse(request, failure),
+        };
+        let stream = match request.accept(&baggage(workload)) {
+            Ok(stream) => stream,
+            Err(error) => return Failure::from(error).into_outcome(),
+        };
+        ledger.establish();
+        let counters = ledger.counters();
+        tokio::select! {
+            outcome = through_tunnel(leg, stream, End::Destination, &counters) => outcome,
+            refusal = place.revoked() => Outcome::Refused(refusal),
+        }
+    }
+
+    pub(crate) fn workload<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a Arc<Workload>, Refusal> {
+        let uid = &self.local.uid;
+        snapshot.workload(uid).ok_or_else(|| Refusal::UnknownDestination(uid.to_string()))
+    }
+
+    /// Judged here and not earlier: the place is entered, so no change of policy goes unseen.
+    pub(crate) async fn connect_application(&self, place: &Place) -> Result<(Leg, OwnLeg), Failure> {
+        let route = place.judge(&self.snapshot())?.into_route();
+        let target = route.target;
+        let connecting = self.sockets.connect_application(route.source, target);
+        let connected = timeout(self.proxy.settings.connect_deadline, connecting).await;
+        let stream = connected
+            .map_err(|_| Failure::Deadline)?
+            .map_err(|source| Failure::Application { target, source })?;
+        let leg = Leg::new(stream)?;
+        let own: SocketAddr = leg.local_addr()?;
+        Ok((leg, self.own_legs.enter((own, target))))
+    }
+}
+
+fn refuse(request: Request, failure: Failure) -> Outcome {
+    request.refuse(failure.status());
+    failure.into_outcome()
+}
+
+/// The workload at the client's address, if the identity proven is its own: an address alone proves nothing.
+fn proven_source<'a>(
+    snapshot: &'a Snapshot,
+    local: &Workload,
+    ClientAddr(client): ClientAddr,
+    peer: &SpiffeId,
+) -> Option<&'a Arc<Workload>> {
+    let address = NetworkAddress { network: local.network.clone(), ip: client.ip().to_canonical() };
+    snapshot.workload_at(&address).filter(|workload| workload.identity == *peer)
+}

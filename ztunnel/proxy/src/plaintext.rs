@@ -1,0 +1,69 @@
+//! The journey into a pod without a tunnel: the client has proven nothing, and policy knows it.
+//!
+//! Whatever is refused is reset, like a port that is closed.
+
+use std::sync::Arc;
+
+use model::{ClientAddr, OriginalDst, Role, SvidSource};
+use telemetry::{Ledger, Outcome, Path};
+
+use crate::{
+    Arrival, PodSockets,
+    copy::between_sockets,
+    failure::Failure,
+    leg::Leg,
+    own_legs::OwnLeg,
+    serve::Pod,
+    standing::{Claim, Place},
+};
+
+impl<S: SvidSource, P: PodSockets> Pod<S, P> {
+    pub(crate) async fn inbound_plaintext(self: Arc<Self>, arrival: Arrival) {
+        let Arrival { stream, client, destination } = arrival;
+        let uid = self.local.uid.clone();
+        let mut ledger = self.proxy.ledgers.open(Role::InboundPlaintext, uid, client, destination);
+        ledger.set_path(Path::Plaintext);
+        let outcome = match Leg::new(stream) {
+            Ok(leg) => self.carry_plaintext(leg, client, destination, &mut ledger).await,
+            Err(error) => Failure::from(error).into_outcome(),
+        };
+        ledger.close(outcome);
+    }
+
+    /// Failing drops the client's leg, which resets it.
+    async fn carry_plaintext(
+        &self,
+        client_leg: Leg,
+        client: ClientAddr,
+        destination: OriginalDst,
+        ledger: &mut Ledger,
+    ) -> Outcome {
+        let (application, mut place, _own) = match self.let_in(client, destination, ledger).await {
+            Ok(connected) => connected,
+            Err(failure) => return failure.into_outcome(),
+        };
+        ledger.establish();
+        let counters = ledger.counters();
+        tokio::select! {
+            outcome = between_sockets(client_leg, application, &counters) => outcome,
+            refusal = place.revoked() => Outcome::Refused(refusal),
+        }
+    }
+
+    async fn let_in(
+        &self,
+        client: ClientAddr,
+        OriginalDst(target): OriginalDst,
+        ledger: &mut Ledger,
+    ) -> Result<(Leg, Place, OwnLeg), Failure> {
+        if self.own_legs.contains((client.0, target)) {
+            return Err(Failure::Loop(target));
+        }
+        let workload = Arc::clone(self.workload(&self.snapshot())?);
+        ledger.set_destination(&workload);
+        let claim = Claim { workload, client, peer: None, target, mtls: self.local.mtls };
+        let place = self.standing.enter(claim);
+        let (application, own) = self.connect_application(&place).await?;
+        Ok((application, place, own))
+    }
+}

@@ -1,0 +1,133 @@
+//! The proxy of this node, and its service to one pod.
+
+use std::{sync::Arc, time::Duration};
+
+use model::{Role, SharedSnapshot, Snapshot, SvidSource};
+use telemetry::{Ledgers, RateLimited, metrics::ActiveProxy};
+use tokio_util::task::TaskTracker;
+use tunnel::Tunnel;
+
+use crate::{LocalWorkload, PodSockets, Stop, gate::Gate, own_legs::OwnLegs, standing::Standing};
+
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// From accept until the connection stands, all steps together.
+    pub connect_deadline: Duration,
+    /// Inbound handshakes under way, per pod and in the whole daemon. More cut the oldest.
+    pub handshakes_per_pod: usize,
+    pub handshakes: usize,
+    /// How soon open connections feel a change of the mesh state.
+    pub recheck_interval: Duration,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            connect_deadline: Duration::from_secs(10),
+            handshakes_per_pod: 256,
+            handshakes: 2048,
+            recheck_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What all pods of this node share.
+pub struct Proxy<S: SvidSource> {
+    pub(crate) settings: ProxySettings,
+    pub(crate) snapshot: Arc<SharedSnapshot>,
+    pub(crate) tunnel: Tunnel<S>,
+    pub(crate) ledgers: Arc<Ledgers>,
+    pub(crate) handshakes: Arc<Gate>,
+    /// Of what strangers can cause.
+    pub(crate) log: RateLimited,
+}
+
+/// Lines per reason and interval.
+const LOGGED: u64 = 10;
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+impl<S: SvidSource> Proxy<S> {
+    pub fn new(
+        settings: ProxySettings,
+        snapshot: Arc<SharedSnapshot>,
+        tunnel: Tunnel<S>,
+        ledgers: Arc<Ledgers>,
+    ) -> Arc<Self> {
+        let handshakes = Gate::new(settings.handshakes);
+        let log = RateLimited::new(LOGGED, LOG_INTERVAL);
+        Arc::new(Self { settings, snapshot, tunnel, ledgers, handshakes, log })
+    }
+
+    /// Serves one enrolled pod until `stop.cut` fires, then ends all that is open and returns when it has ended.
+    /// After `stop.drain` peers are asked to open no more streams, but whatever comes is still served: a
+    /// successor has taken the listeners, or nobody has. Dropping the future is a cut.
+    pub async fn serve(self: Arc<Self>, local: LocalWorkload, sockets: Arc<impl PodSockets>, stop: Stop) {
+        let cut = stop.cut.child_token();
+        let _cut_on_drop = cut.clone().drop_guard();
+        let _counted = ActiveProxy::new();
+        let pod = Arc::new(Pod {
+            handshakes: Gate::new(self.settings.handshakes_per_pod),
+            proxy: self,
+            local,
+            sockets,
+            stop: Stop { drain: stop.drain, cut: cut.clone() },
+            tasks: TaskTracker::new(),
+            standing: Arc::default(),
+            own_legs: Arc::default(),
+        });
+        let service = async {
+            tokio::join!(
+                pod.accept_all(Role::Outbound),
+                pod.accept_all(Role::InboundPlaintext),
+                pod.accept_all(Role::InboundHbone),
+                pod.recheck_at_changes(),
+            )
+        };
+        cut.run_until_cancelled(service).await;
+        pod.proxy.tunnel.retire(&pod.local.uid);
+        pod.tasks.close();
+        pod.tasks.wait().await;
+    }
+}
+
+/// What the connections of one pod share.
+pub(crate) struct Pod<S: SvidSource, P> {
+    pub(crate) proxy: Arc<Proxy<S>>,
+    pub(crate) local: LocalWorkload,
+    pub(crate) sockets: Arc<P>,
+    pub(crate) stop: Stop,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) handshakes: Arc<Gate>,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) own_legs: Arc<OwnLegs>,
+}
+
+impl<S: SvidSource, P: PodSockets> Pod<S, P> {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.proxy.snapshot.load()
+    }
+
+    /// Runs a journey until it ends or the pod is cut. Dropping it resets its sockets and closes its ledger.
+    pub(crate) fn spawn(&self, journey: impl Future<Output = ()> + Send + 'static) {
+        let cut = self.stop.cut.clone();
+        self.tasks.spawn(async move {
+            cut.run_until_cancelled(journey).await;
+        });
+    }
+
+    /// A published snapshot is a new allocation, and `seen` keeps the old one's address from being taken.
+    async fn recheck_at_changes(&self) {
+        let mut seen = self.snapshot();
+        let mut ticks = tokio::time::interval(self.proxy.settings.recheck_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.proxy.log.summarize();
+            let now = self.snapshot();
+            if !Arc::ptr_eq(&seen, &now) {
+                self.standing.recheck(&now);
+                seen = now;
+            }
+        }
+    }
+}

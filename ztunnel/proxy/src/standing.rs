@@ -1,0 +1,106 @@
+//! The inbound connections of one pod. When the mesh state changes, each is asked again whether it would be let
+//! in; if not, it ends with that refusal.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use model::{
+    ApplicationRoute, ClientAddr, Permit, Refusal, Snapshot, SpiffeId, Workload,
+    authorize::{InboundFacts, MtlsMode, authorize_inbound},
+};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+#[derive(Debug, Default)]
+pub(crate) struct Standing(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    next: u64,
+    entries: HashMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    claim: Arc<Claim>,
+    revoke: oneshot::Sender<Refusal>,
+}
+
+/// What a connection is let in on.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) client: ClientAddr,
+    pub(crate) peer: Option<SpiffeId>,
+    pub(crate) target: SocketAddr,
+    pub(crate) mtls: MtlsMode,
+}
+
+impl Claim {
+    /// Against the workload as it is now, or as it was if the state no longer has it.
+    fn judge(&self, snapshot: &Snapshot) -> Result<Permit<ApplicationRoute>, Refusal> {
+        let Self { client, target, mtls, .. } = *self;
+        let workload = snapshot.workload(&self.workload.uid).unwrap_or(&self.workload);
+        authorize_inbound(
+            snapshot,
+            workload,
+            &InboundFacts { client, peer: self.peer.as_ref(), target, mtls },
+        )
+    }
+}
+
+impl Standing {
+    /// From here on the claim is judged again at every change. To be entered before the first judgement, so that
+    /// no change falls between the two.
+    pub(crate) fn enter(self: &Arc<Self>, claim: Claim) -> Place {
+        let claim = Arc::new(claim);
+        let (revoke, revoked) = oneshot::channel();
+        let mut book = self.0.lock();
+        let number = book.next;
+        book.next += 1;
+        book.entries.insert(number, Entry { claim: Arc::clone(&claim), revoke });
+        Place { standing: Arc::clone(self), number, claim, revoked }
+    }
+
+    /// Revokes what this state would not let in.
+    pub(crate) fn recheck(&self, snapshot: &Snapshot) {
+        let claims: Vec<_> =
+            self.0.lock().entries.iter().map(|(&number, entry)| (number, Arc::clone(&entry.claim))).collect();
+        for (number, claim) in claims {
+            if let Err(refusal) = claim.judge(snapshot)
+                && let Some(entry) = self.0.lock().entries.remove(&number)
+            {
+                // It may have ended by itself in this moment.
+                let _ = entry.revoke.send(refusal);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Place {
+    standing: Arc<Standing>,
+    number: u64,
+    claim: Arc<Claim>,
+    revoked: oneshot::Receiver<Refusal>,
+}
+
+impl Place {
+    pub(crate) fn judge(&self, snapshot: &Snapshot) -> Result<Permit<ApplicationRoute>, Refusal> {
+        self.claim.judge(snapshot)
+    }
+
+    /// Why the connection may no longer stand; pending while it may.
+    pub(crate) async fn revoked(&mut self) -> Refusal {
+        match (&mut self.revoked).await {
+            Ok(refusal) => refusal,
+            // Only this place's own drop forgets the sender.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.standing.0.lock().entries.remove(&self.number);
+    }
+}
