@@ -1,1 +1,31 @@
-//! .
+//! The redirection: steers the traffic of enrolled pods to this daemon, and gives it sockets inside those pods.
+//!
+//! The only home of aya, of nix and of unsafe code. A pod is enrolled by [`Redirector::enrol`], which prepares its
+//! network namespace and answers with an [`EnrolledPod`]: three listeners, one for each [`model::Role`], and the
+//! two kinds of connection a proxy opens there. What is attached is pinned in bpffs and outlives this process, so a
+//! pod that chose to fail closed stays closed while the daemon restarts.
+
+mod address;
+mod bpf;
+pub mod check;
+mod error;
+mod guard;
+mod kernel_log;
+mod listener;
+mod maps;
+mod namespace;
+mod objects;
+mod pins;
+mod pod;
+mod redirector;
+mod routing;
+mod scratch;
+mod socket;
+mod sysctl;
+
+pub use error::RedirectError;
+pub use guard::Finding;
+pub use maps::VerdictCounts;
+pub use namespace::NetworkNamespace;
+pub use pod::{Accepted, EnrolledPod, FailMode, PodSpec};
+pub use redirector::{Redirector, Settings};

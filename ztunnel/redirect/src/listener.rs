@@ -1,0 +1,88 @@
+//! The listeners inside a pod.
+//!
+//! The lookup program assigns SYNs to them whatever their address, so what an accepted socket says of itself is the
+//! original destination. Their own ports are those that ambient meshes reserve; an application that has one of them
+//! keeps it, and the listener takes another: only local processes could tell the difference.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+};
+
+use abi::HBONE_PORT;
+use model::Role;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::socket::{bind_to_loopback, make_transparent};
+
+/// Bounded by the namespace's `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// To be called inside the pod's namespace.
+pub(crate) fn listen(role: Role) -> io::Result<TcpListener> {
+    match bind(role, port_of(role)) {
+        // The application has it, or a daemon that hands over to us.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind(role, 0),
+        listener => listener,
+    }
+}
+
+/// Whether a connection that `role`'s listener accepted came by way of the lookup program. A process in the pod can
+/// also reach the listener's own port, which would make the daemon connect to itself.
+pub(crate) fn was_steered(role: Role, own_port: u16, is_own_address: bool, destination: SocketAddr) -> bool {
+    match role {
+        Role::Outbound => !is_own_address && !destination.ip().is_loopback(),
+        Role::InboundPlaintext => destination.port() != own_port && !destination.ip().is_loopback(),
+        Role::InboundHbone => destination.port() == HBONE_PORT && !destination.ip().is_loopback(),
+    }
+}
+
+fn port_of(role: Role) -> u16 {
+    match role {
+        Role::Outbound => 15001,
+        Role::InboundPlaintext => 15006,
+        Role::InboundHbone => HBONE_PORT,
+    }
+}
+
+fn bind(role: Role, port: u16) -> io::Result<TcpListener> {
+    // Only the unspecified address makes a listener of both families.
+    let (socket, address) = match Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)) {
+        Ok(socket) => {
+            socket.set_only_v6(false)?;
+            (socket, IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+        }
+        // A kernel without IPv6.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            (Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+        }
+        Err(error) => return Err(error),
+    };
+    socket.set_nonblocking(true)?;
+    make_transparent(&socket, address.is_ipv6())?;
+    if role == Role::Outbound {
+        // Steered SYNs are marked and on lo; without the same here the SYN-ACK would never match.
+        bind_to_loopback(&socket)?;
+    }
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_calls_a_listener_itself_is_not_served() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert!(was_steered(Role::Outbound, 15001, false, at("10.0.0.2:15001")));
+        assert!(!was_steered(Role::Outbound, 15001, true, at("10.0.0.1:15001")));
+        assert!(!was_steered(Role::Outbound, 15001, false, at("127.0.0.1:15001")));
+        assert!(was_steered(Role::InboundPlaintext, 15006, true, at("10.0.0.1:8080")));
+        assert!(!was_steered(Role::InboundPlaintext, 15006, true, at("10.0.0.1:15006")));
+        assert!(!was_steered(Role::InboundPlaintext, 40000, true, at("[::1]:8080")));
+        assert!(was_steered(Role::InboundHbone, 40000, true, at("10.0.0.1:15008")));
+        assert!(!was_steered(Role::InboundHbone, 40000, true, at("10.0.0.1:40000")));
+    }
+}

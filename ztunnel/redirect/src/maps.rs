@@ -1,0 +1,116 @@
+//! The pinned maps, as user space writes and reads them.
+
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+};
+
+use abi::{ListenerKey, Verdict, map, role};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
+use model::Role;
+use parking_lot::Mutex;
+
+use crate::{RedirectError, pod::Listeners};
+
+pub(crate) struct Maps {
+    pods: Mutex<HashMap<MapData, u64, abi::Pod>>,
+    listeners: Mutex<SockHash<MapData, ListenerKey>>,
+    heartbeat: Mutex<Array<MapData, u64>>,
+    verdicts: PerCpuArray<MapData, u64>,
+    /// Written for every connection, hence by a plain descriptor without a lock.
+    owners: Arc<OwnedFd>,
+}
+
+/// How often each verdict was given on this node since its maps were made.
+pub type VerdictCounts = Vec<(&'static str, u64)>;
+
+impl Maps {
+    pub(crate) fn take(object: &mut aya::Ebpf) -> Result<Self, RedirectError> {
+        Ok(Self {
+            pods: Mutex::new(typed(take(object, map::PODS)?)?),
+            listeners: Mutex::new(typed(take(object, map::LISTENERS)?)?),
+            heartbeat: Mutex::new(typed(take(object, map::HEARTBEAT)?)?),
+            verdicts: typed(take(object, map::VERDICTS)?)?,
+            owners: Arc::new(descriptor(&take(object, map::OWNERS)?)?),
+        })
+    }
+
+    pub(crate) fn owners(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.owners)
+    }
+
+    /// From now on the pod is enrolled.
+    pub(crate) fn insert_pod(&self, cookie: u64, pod: abi::Pod) -> Result<(), RedirectError> {
+        self.pods.lock().insert(cookie, pod, 0).map_err(|error| failed("enrolling a pod", &error))
+    }
+
+    /// From now on it is not.
+    pub(crate) fn remove_pod(&self, cookie: u64) -> Result<(), RedirectError> {
+        match self.pods.lock().remove(&cookie) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(failed("removing a pod", &error)),
+        }
+    }
+
+    pub(crate) fn pods(&self) -> Result<Vec<u64>, RedirectError> {
+        self.pods.lock().keys().collect::<Result<_, _>>().map_err(|error| failed("listing pods", &error))
+    }
+
+    /// Replaces those of a daemon before us, atomically for the programs.
+    pub(crate) fn insert_listeners(&self, cookie: u64, listeners: &Listeners) -> Result<(), RedirectError> {
+        let mut map = self.listeners.lock();
+        for role in Role::ALL {
+            map.insert(key(cookie, role), listeners.of(role).as_raw_fd(), 0)
+                .map_err(|error| failed("offering a listener", &error))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove_listeners(&self, cookie: u64) {
+        let mut map = self.listeners.lock();
+        for role in Role::ALL {
+            // Gone already if its socket was closed.
+            let _ = map.remove(&key(cookie, role));
+        }
+    }
+
+    pub(crate) fn beat(&self, monotonic_nanos: u64) -> Result<(), RedirectError> {
+        self.heartbeat.lock().set(0, monotonic_nanos, 0).map_err(|error| failed("the heartbeat", &error))
+    }
+
+    pub(crate) fn verdicts(&self) -> VerdictCounts {
+        let total = |verdict: Verdict| {
+            let cells = self.verdicts.get(&(verdict as u32), 0);
+            cells.map_or(0, |cells| cells.iter().fold(0_u64, |sum, cell| sum.wrapping_add(*cell)))
+        };
+        Verdict::ALL.into_iter().map(|verdict| (verdict.name(), total(verdict))).collect()
+    }
+}
+
+fn key(cookie: u64, role: Role) -> ListenerKey {
+    let role = match role {
+        Role::Outbound => role::OUTBOUND,
+        Role::InboundPlaintext => role::INBOUND_PLAINTEXT,
+        Role::InboundHbone => role::INBOUND_HBONE,
+    };
+    ListenerKey { cookie, role, reserved: 0 }
+}
+
+fn take(object: &mut aya::Ebpf, name: &'static str) -> Result<Map, RedirectError> {
+    object.take_map(name).ok_or(RedirectError::Ebpf { what: "a map is missing", message: name.to_owned() })
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(map: Map) -> Result<M, RedirectError> {
+    M::try_from(map).map_err(|error| failed("a map's type", &error))
+}
+
+fn descriptor(map: &Map) -> Result<OwnedFd, RedirectError> {
+    let Map::SkStorage(data) = map else {
+        return Err(RedirectError::Ebpf { what: "a map's type", message: map::OWNERS.to_owned() });
+    };
+    data.fd().as_fd().try_clone_to_owned().map_err(|error| failed("a map's descriptor", &error))
+}
+
+fn failed(what: &'static str, error: &dyn std::error::Error) -> RedirectError {
+    RedirectError::ebpf(what, error)
+}

@@ -1,0 +1,100 @@
+//! Network namespaces: opening one, doing something inside, and its cookie.
+#![expect(unsafe_code, reason = "SO_NETNS_COOKIE has no safe wrapper")]
+
+use std::{
+    fs::File,
+    io,
+    net::{Ipv4Addr, UdpSocket},
+    os::{fd::AsRawFd, linux::fs::MetadataExt},
+    path::{Path, PathBuf},
+    process, ptr,
+    sync::OnceLock,
+};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::RedirectError;
+
+/// `SO_NETNS_COOKIE`, since Linux 5.14; include/uapi/asm-generic/socket.h
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Keeps the namespace alive while it is open.
+#[derive(Debug)]
+pub struct NetworkNamespace {
+    file: File,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl NetworkNamespace {
+    pub fn open(path: &Path) -> Result<Self, RedirectError> {
+        let failed = |source| RedirectError::Namespace { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        Ok(Self { identity: (metadata.st_dev(), metadata.st_ino()), file, path: path.to_owned() })
+    }
+
+    /// Whether the path it was opened by still names it. A pod's namespace goes when the pod goes, but for the
+    /// references we hold.
+    pub fn is_named(&self) -> bool {
+        let same = |metadata: std::fs::Metadata| (metadata.st_dev(), metadata.st_ino()) == self.identity;
+        std::fs::metadata(&self.path).is_ok_and(same)
+    }
+
+    /// The kernel's name for it, never used twice between boots.
+    pub fn cookie(&self) -> io::Result<u64> {
+        self.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| cookie_of(&socket)))?
+    }
+
+    /// Runs `inside` in the namespace, on this thread. It must not await: the thread belongs to everybody.
+    pub fn enter<T>(&self, inside: impl FnOnce() -> T) -> io::Result<T> {
+        let home = home()?;
+        setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+        // Even if `inside` panics, no thread may stay in a pod's namespace.
+        let _back = Back(home);
+        Ok(inside())
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+struct Back(&'static File);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        if let Err(error) = setns(self.0, CloneFlags::CLONE_NEWNET) {
+            tracing::error!(%error, "cannot leave a pod's network namespace; a thread astray would mix up pods");
+            process::abort();
+        }
+    }
+}
+
+/// The daemon's own namespace, remembered at first use.
+fn home() -> io::Result<&'static File> {
+    static HOME: OnceLock<File> = OnceLock::new();
+    match HOME.get() {
+        Some(home) => Ok(home),
+        None => {
+            let home = File::open("/proc/self/ns/net")?;
+            Ok(HOME.get_or_init(|| home))
+        }
+    }
+}
+
+fn cookie_of(socket: &UdpSocket) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: the descriptor is open, and the option writes at most `length` bytes into `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,166 @@
+//! An enrolled pod, as the proxy uses it: what arrives for it, and the connections it needs.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use abi::{MAX_EXCLUDED_PORTS, pod_flags};
+use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{NetworkNamespace, RedirectError, address::words, listener::was_steered, socket};
+
+/// What an enrolled pod's traffic does when no daemon is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailMode {
+    /// Connections are refused.
+    #[default]
+    Closed,
+    /// Connections pass in plaintext.
+    Open,
+}
+
+/// What enrolment needs to know of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSpec {
+    pub uid: WorkloadUid,
+    /// Any path that opens as the pod's network namespace.
+    pub netns: PathBuf,
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+    pub fail_mode: FailMode,
+    /// It accepts mutual TLS only, so all its addresses are guarded.
+    pub strict: bool,
+    /// Destination ports, at most eight, that its connections reach uncaptured.
+    pub excluded_outbound: Vec<u16>,
+    /// Its own ports, at most eight, that are reached uncaptured.
+    pub excluded_inbound: Vec<u16>,
+}
+
+/// A connection that was steered to the daemon.
+#[derive(Debug)]
+pub struct Accepted {
+    pub stream: TcpStream,
+    pub client: ClientAddr,
+    pub destination: OriginalDst,
+}
+
+/// Holding it keeps the pod's namespace alive; a deleted pod must be un-enrolled.
+#[derive(Debug)]
+pub struct EnrolledPod {
+    pub(crate) spec: PodSpec,
+    pub(crate) namespace: NetworkNamespace,
+    pub(crate) cookie: u64,
+    pub(crate) listeners: Listeners,
+    pub(crate) owners: Arc<OwnedFd>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) outbound: TcpListener,
+    pub(crate) plaintext: TcpListener,
+    pub(crate) hbone: TcpListener,
+}
+
+impl EnrolledPod {
+    pub fn spec(&self) -> &PodSpec {
+        &self.spec
+    }
+
+    pub fn namespace(&self) -> &NetworkNamespace {
+        &self.namespace
+    }
+
+    /// The next connection of `role`. Its role is that of the listener; the addresses prove nothing.
+    pub async fn accept(&self, role: Role) -> io::Result<Accepted> {
+        let listener = self.listeners.of(role);
+        let own_port = listener.local_addr()?.port();
+        loop {
+            let (stream, client) = listener.accept().await?;
+            // A client that has gone already leaves a socket without a name.
+            let Ok(destination) = stream.local_addr().map(canonical) else { continue };
+            let is_own_address = self.spec.addresses().any(|ip| ip == destination.ip());
+            if was_steered(role, own_port, is_own_address, destination) {
+                let client = ClientAddr(canonical(client));
+                return Ok(Accepted { stream, client, destination: OriginalDst(destination) });
+            }
+        }
+    }
+
+    /// From the pod's own address; never captured.
+    pub async fn connect(&self, target: SocketAddr) -> io::Result<TcpStream> {
+        socket::connect(&self.namespace, self.owners(), target).await
+    }
+
+    /// To the pod's application, as if from `source`; from the pod itself if there is none.
+    pub async fn connect_application(
+        &self,
+        source: Option<IpAddr>,
+        target: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        socket::connect_application(&self.namespace, self.owners(), source, target).await
+    }
+
+    fn owners(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&*self.owners)
+    }
+}
+
+impl Listeners {
+    pub(crate) fn of(&self, role: Role) -> &TcpListener {
+        match role {
+            Role::Outbound => &self.outbound,
+            Role::InboundPlaintext => &self.plaintext,
+            Role::InboundHbone => &self.hbone,
+        }
+    }
+}
+
+impl PodSpec {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    pub(crate) fn check(&self) -> Result<(), RedirectError> {
+        let too_many = |ports: &[u16]| ports.len() > MAX_EXCLUDED_PORTS;
+        let problem = if self.addresses().next().is_none() {
+            "it has no IP address"
+        } else if self.addresses().any(|ip| words(ip).is_local_only()) {
+            "its IP address is a loopback, link-local or multicast address"
+        } else if too_many(&self.excluded_inbound) || too_many(&self.excluded_outbound) {
+            "it excludes more than 8 ports in one direction"
+        } else {
+            return Ok(());
+        };
+        Err(RedirectError::Pod { uid: self.uid.to_string(), problem })
+    }
+
+    /// As the kernel side reads it.
+    pub(crate) fn entry(&self) -> abi::Pod {
+        let flag = |on: bool, bit: u32| if on { bit } else { 0 };
+        abi::Pod {
+            v4: self.v4.map(|ip| words(ip.into())).unwrap_or_default(),
+            v6: self.v6.map(|ip| words(ip.into())).unwrap_or_default(),
+            flags: flag(self.fail_mode == FailMode::Closed, pod_flags::FAIL_CLOSED)
+                | flag(self.strict, pod_flags::STRICT),
+            reserved: 0,
+            excluded_outbound: ports(&self.excluded_outbound),
+            excluded_inbound: ports(&self.excluded_inbound),
+        }
+    }
+}
+
+fn ports(excluded: &[u16]) -> [u16; MAX_EXCLUDED_PORTS] {
+    let mut ports = [0; MAX_EXCLUDED_PORTS];
+    ports.iter_mut().zip(excluded).for_each(|(slot, port)| *slot = *port);
+    ports
+}
+
+/// The listeners are dual-stack: IPv4 comes mapped.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

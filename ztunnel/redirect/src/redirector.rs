@@ -1,0 +1,202 @@
+//! The node's redirection: the programs at the cgroup, and the enrolment of pods.
+//!
+//! Order matters, since at every moment some application may be connecting. To enrol: routing, listeners, link,
+//! listeners offered, and last the pod's map entry, which makes it enrolled. To take over from a daemon before us:
+//! the map entry stands before its link is switched. To let go: the map entry first, the routing only after the
+//! last steered connection, which would leak in plaintext without it.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    os::{fd::AsFd, linux::fs::MetadataExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aya::Ebpf;
+use model::Role;
+use nix::time::{ClockId, clock_gettime};
+use tokio::{net::TcpListener, runtime::Handle, time::MissedTickBehavior};
+
+use crate::{
+    EnrolledPod, NetworkNamespace, PodSpec, RedirectError, VerdictCounts,
+    bpf::AttachType,
+    kernel_log,
+    listener::listen,
+    maps::Maps,
+    objects::{self, NODE_PROGRAMS, POD_PROGRAM},
+    pins::{self, Pins},
+    pod::Listeners,
+    routing, sysctl,
+};
+
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// The name that pod links are pinned under.
+const POD_HOOK: &str = "pod";
+
+pub struct Settings {
+    /// On a BPF file system; where maps and links are pinned.
+    pub bpf_dir: PathBuf,
+    /// A cgroup v2 directory that holds all the node's pods.
+    pub cgroup_root: PathBuf,
+    /// The node's own network namespace, in which the kubelet runs.
+    pub node_netns: Option<PathBuf>,
+    /// The kubelet's cgroup: its connections are probes, let through to the pods.
+    pub kubelet_cgroup: Option<PathBuf>,
+    /// Where the listeners are polled.
+    pub data_plane: Handle,
+}
+
+pub struct Redirector {
+    settings: Settings,
+    pins: Pins,
+    maps: Maps,
+    node: Ebpf,
+}
+
+impl Redirector {
+    /// Loads the node's programs on the pinned maps, or makes the maps. Nothing is attached yet.
+    pub fn start(settings: Settings) -> Result<Self, RedirectError> {
+        let pins = Pins::prepare(&settings.bpf_dir)?;
+        let node_cookie = settings.node_netns.as_deref().map(cookie_at).transpose()?.unwrap_or(0);
+        let kubelet_cgroup = settings.kubelet_cgroup.as_deref().map(cgroup_id).transpose()?.unwrap_or(0);
+        let mut node = objects::load_node(&pins, node_cookie, kubelet_cgroup)?;
+        kernel_log::follow(&mut node)?;
+        let maps = Maps::take(&mut node)?;
+        let redirector = Self { settings, pins, maps, node };
+        redirector.beat()?;
+        Ok(redirector)
+    }
+
+    /// Attaches the node's programs, or switches those of a daemon before us to ours, and forgets the pods that are
+    /// not among `enrolled`. To be called when the pods that are known at the start have been enrolled.
+    pub fn activate(&self, enrolled: &[&EnrolledPod]) -> Result<(), RedirectError> {
+        let cgroup = open(&self.settings.cgroup_root, "opening the cgroup")?;
+        let id = cgroup_id(&self.settings.cgroup_root)?;
+        for (name, kind) in NODE_PROGRAMS {
+            let program = objects::program(&self.node, name)?;
+            pins::attach(&self.pins.link(name, id), program.as_fd(), cgroup.as_fd(), kind)?;
+            for other in self.pins.linked(name).into_iter().filter(|&other| other != id) {
+                pins::detach(&self.pins.link(name, other))?;
+            }
+        }
+        let current: HashSet<u64> = enrolled.iter().map(|pod| pod.cookie).collect();
+        let known = self.maps.pods()?.into_iter().chain(self.pins.linked(POD_HOOK));
+        for stale in known.filter(|cookie| !current.contains(cookie)) {
+            self.forget(stale)?;
+        }
+        self.pins.remove_other_versions();
+        Ok(())
+    }
+
+    /// Enrols a pod, or takes it over from a daemon before us.
+    pub async fn enrol(&self, spec: PodSpec) -> Result<EnrolledPod, RedirectError> {
+        spec.check()?;
+        let namespace = NetworkNamespace::open(&spec.netns)?;
+        let cookie = namespace.cookie().map_err(inside("asking for its cookie"))?;
+        sysctl::ensure(&namespace)?;
+        routing::ensure(&namespace, &spec).await?;
+        let listeners = self.listen(&namespace)?;
+        let pod = EnrolledPod { spec, namespace, cookie, listeners, owners: self.maps.owners() };
+        let is_new = !self.pins.linked(POD_HOOK).contains(&cookie);
+        let result = self.attach(&pod, is_new);
+        if result.is_err() && is_new {
+            self.forget(cookie)?;
+        }
+        result.map(|()| pod)
+    }
+
+    fn attach(&self, pod: &EnrolledPod, is_new: bool) -> Result<(), RedirectError> {
+        let object = objects::load_pod(&self.pins, pod.cookie)?;
+        let program = objects::program(&object, POD_PROGRAM)?;
+        if !is_new {
+            self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
+            self.maps.insert_pod(pod.cookie, pod.spec.entry())?;
+        }
+        let pin = self.pins.link(POD_HOOK, pod.cookie);
+        let namespace = pod.namespace.file().as_fd();
+        pins::attach(&pin, program.as_fd(), namespace, AttachType::SkLookup)?;
+        if is_new {
+            self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
+            self.maps.insert_pod(pod.cookie, pod.spec.entry())?;
+        }
+        Ok(())
+    }
+
+    /// Changes what can change while a pod is enrolled: fail mode, strictness, excluded ports.
+    pub fn update(&self, pod: &EnrolledPod, spec: &PodSpec) -> Result<(), RedirectError> {
+        spec.check()?;
+        self.maps.insert_pod(pod.cookie, spec.entry())
+    }
+
+    /// New connections are the pod's own again. Those that were steered go on, for as long as the routing stays.
+    pub fn stop_capture(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
+        self.maps.remove_pod(pod.cookie)
+    }
+
+    /// Takes away all that is left of a pod's enrolment. Its steered connections must have ended.
+    pub async fn clean_up(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
+        self.forget(pod.cookie)?;
+        if pod.namespace.is_named() { routing::remove(&pod.namespace).await } else { Ok(()) }
+    }
+
+    /// Beats while it is polled: run it where connections are served, so that it stops when they do.
+    pub async fn keep_beating(&self) {
+        let mut interval = tokio::time::interval(HEARTBEAT_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            if let Err(error) = self.beat() {
+                tracing::error!(%error, "without a heartbeat, enrolled pods will be treated as if no daemon were there");
+            }
+        }
+    }
+
+    pub fn verdicts(&self) -> VerdictCounts {
+        self.maps.verdicts()
+    }
+
+    fn beat(&self) -> Result<(), RedirectError> {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        self.maps.beat(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn listen(&self, namespace: &NetworkNamespace) -> Result<Listeners, RedirectError> {
+        let listen = |role| {
+            let listener = namespace.enter(|| listen(role)).and_then(|listener| listener);
+            let _data_plane = self.settings.data_plane.enter();
+            listener.and_then(TcpListener::from_std).map_err(inside("listening"))
+        };
+        Ok(Listeners {
+            outbound: listen(Role::Outbound)?,
+            plaintext: listen(Role::InboundPlaintext)?,
+            hbone: listen(Role::InboundHbone)?,
+        })
+    }
+
+    fn forget(&self, cookie: u64) -> Result<(), RedirectError> {
+        self.maps.remove_pod(cookie)?;
+        self.maps.remove_listeners(cookie);
+        pins::detach(&self.pins.link(POD_HOOK, cookie))
+    }
+}
+
+fn cookie_at(path: &Path) -> Result<u64, RedirectError> {
+    NetworkNamespace::open(path)?.cookie().map_err(inside("asking for its cookie"))
+}
+
+/// A cgroup's id is its directory's inode number.
+fn cgroup_id(path: &Path) -> Result<u64, RedirectError> {
+    Ok(open(path, "opening the cgroup")?
+        .metadata()
+        .map_err(|source| RedirectError::Path { what: "reading", path: path.to_owned(), source })?
+        .st_ino())
+}
+
+fn open(path: &Path, what: &'static str) -> Result<File, RedirectError> {
+    File::open(path).map_err(|source| RedirectError::Path { what, path: path.to_owned(), source })
+}
+
+fn inside(what: &'static str) -> impl Fn(std::io::Error) -> RedirectError {
+    move |source| RedirectError::InNamespace { what, source }
+}

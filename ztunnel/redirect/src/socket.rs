@@ -1,0 +1,89 @@
+//! The connections that the daemon opens inside a pod's namespace.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use abi::{STEER_MARK, owner};
+use rand::Rng;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::{NetworkNamespace, bpf};
+
+/// Ports for source-preserving connections: below the ports that clients are given by default (32768 to 60999), so
+/// that a client's own connection rarely meets the same four addresses and ports in the pod.
+const SOURCE_PORTS: std::ops::Range<u16> = 1024..32768;
+/// Attempts to find such a port.
+const MAX_ATTEMPTS: usize = 16;
+
+/// From the pod's own address to anywhere, never captured.
+pub(crate) async fn connect(
+    namespace: &NetworkNamespace,
+    owners: BorrowedFd<'_>,
+    target: SocketAddr,
+) -> io::Result<TcpStream> {
+    let socket = open(namespace, owners, target)?;
+    into_tokio(socket).connect(target).await
+}
+
+/// To the application in the pod, as if from `source`. Marked and bound to lo, so that the lookup program passes it
+/// on and the answer comes back here.
+pub(crate) async fn connect_application(
+    namespace: &NetworkNamespace,
+    owners: BorrowedFd<'_>,
+    source: Option<IpAddr>,
+    target: SocketAddr,
+) -> io::Result<TcpStream> {
+    let Some(source) = source else { return connect(namespace, owners, target).await };
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for _ in 0..MAX_ATTEMPTS {
+        let port = rand::rng().random_range(SOURCE_PORTS);
+        let socket = open(namespace, owners, target)?;
+        bind_to_loopback(&socket)?;
+        make_transparent(&socket, target.is_ipv6())?;
+        socket.set_freebind_v4(true)?;
+        socket.set_reuse_address(true)?;
+        let attempt = match socket.bind(&SocketAddr::new(source, port).into()) {
+            Ok(()) => into_tokio(socket).connect(target).await,
+            Err(error) => Err(error),
+        };
+        match attempt {
+            Err(error) if is_taken(&error) => last = error,
+            done => return done,
+        }
+    }
+    Err(last)
+}
+
+/// Of the steered socket's world: our mark, and only lo.
+pub(crate) fn bind_to_loopback(socket: &Socket) -> io::Result<()> {
+    socket.set_mark(STEER_MARK)?;
+    socket.bind_device(Some(b"lo"))
+}
+
+/// May hold addresses that are not the namespace's.
+pub(crate) fn make_transparent(socket: &Socket, is_v6: bool) -> io::Result<()> {
+    socket.set_ip_transparent_v4(true)?;
+    if is_v6 { socket.set_ip_transparent_v6(true) } else { Ok(()) }
+}
+
+fn open(namespace: &NetworkNamespace, owners: BorrowedFd<'_>, target: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(target);
+    let socket = namespace.enter(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))??;
+    socket.set_nonblocking(true)?;
+    // Before connect(): the hook reads it there.
+    bpf::map_update(owners, socket.as_raw_fd().unsigned_abs(), owner::DAEMON)?;
+    Ok(socket)
+}
+
+fn into_tokio(socket: Socket) -> TcpSocket {
+    TcpSocket::from_std_stream(socket.into())
+}
+
+/// The four addresses and ports are in use: another port may do.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}

@@ -1,0 +1,35 @@
+//! The pod namespace's own sysctls that steering relies on.
+
+use std::{fs, io};
+
+use crate::{NetworkNamespace, RedirectError};
+
+/// With these, packets that answer a marked packet are marked, and so find their way back over lo.
+const NEEDED: [&str; 3] = [
+    // The SYN-ACK of the application inherits the mark of the proxy's SYN.
+    "net/ipv4/tcp_fwmark_accept",
+    // A closed port's RST too: without it a refused connection hangs.
+    "net/ipv4/fwmark_reflect",
+    "net/ipv6/fwmark_reflect",
+];
+
+/// Sets what is not set; answers with the names it changed.
+pub(crate) fn ensure(namespace: &NetworkNamespace) -> Result<Vec<&'static str>, RedirectError> {
+    let inside = || NEEDED.into_iter().filter_map(|name| set(name).transpose()).collect();
+    namespace.enter(inside).map_err(|source| RedirectError::InNamespace { what: "entering", source })?
+}
+
+/// /proc/sys/net is that of the calling thread's namespace.
+fn set(name: &'static str) -> Result<Option<&'static str>, RedirectError> {
+    let path = format!("/proc/sys/{name}");
+    let failed = |source| RedirectError::Sysctl { name, source };
+    match fs::read_to_string(&path) {
+        Ok(value) if value.trim() == "1" => return Ok(None),
+        // A kernel without IPv6 has nothing to reflect there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && name.contains("ipv6") => return Ok(None),
+        Ok(_) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    fs::write(&path, "1").map_err(failed)?;
+    Ok(Some(name))
+}
