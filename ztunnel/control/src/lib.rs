@@ -1,1 +1,22 @@
-//! .
+//! Where the daemon's knowledge comes from.
+//!
+//! - [`StateFile`]: the mesh (workloads, services, policies) from a file in the form of Istio's local configuration,
+//!   published as [`model::Snapshot`]s.
+//! - [`PodsFile`]: the pods of this node that are to be enrolled.
+//! - [`Certificates`]: a current certificate for each local identity, from a [`CertificateAuthority`];
+//!   [`EmbeddedCa`] is the one for a single machine.
+//!
+//! Files are watched. A good edit costs what it changed; a bad one is refused with its line and leaves the last
+//! good state in force, which a [`FileStatus`] tells to log, metric and admin endpoint.
+#![forbid(unsafe_code)]
+
+pub mod certificates;
+mod file;
+mod instant;
+pub mod pods;
+pub mod state;
+
+pub use file::{FileError, FileProblem, FileStatus};
+pub use instant::{Clock, system_clock};
+pub use pods::{FailMode, LocalPod, PodsFile};
+pub use state::StateFile;

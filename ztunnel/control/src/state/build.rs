@@ -1,0 +1,222 @@
+//! Makes the model's objects of what the file says, and refuses what contradicts itself, naming both sides.
+
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    fmt::Display,
+    hash::Hash,
+    path::Path,
+};
+
+use model::{
+    NetworkAddress, SpiffeId, TrustDomain, Workload, WorkloadUid,
+    policy::{Policy, PolicyKey},
+    service::{Service, ServiceKey},
+    workload::{NetworkMode, PortMap},
+};
+use serde_saphyr::Spanned;
+
+use super::format::{EndpointText, MeshText, ServiceText, WorkloadText};
+use crate::file::{FileError, Place};
+
+/// The whole mesh as one file says it.
+#[derive(Debug, Default)]
+pub(super) struct Mesh {
+    pub(super) workloads: BTreeMap<WorkloadUid, Workload>,
+    pub(super) services: BTreeMap<ServiceKey, Service>,
+    pub(super) policies: BTreeMap<PolicyKey, Policy>,
+    pub(super) warnings: Vec<String>,
+}
+
+pub(super) fn build(path: &Path, text: MeshText, trust_domain: &TrustDomain) -> Result<Mesh, FileError> {
+    let mut mesh = Mesh::default();
+    let mut owners = Owners::default();
+    for Spanned { value, referenced, .. } in text.workloads {
+        mesh.add_workload(value, trust_domain, &mut owners, Place { path, location: referenced })?;
+    }
+    let mut owners = Owners::default();
+    for Spanned { value, referenced, .. } in text.services {
+        mesh.add_service(value, &mut owners, Place { path, location: referenced })?;
+    }
+    for Spanned { value, referenced, .. } in text.policies {
+        mesh.add_policy(value, Place { path, location: referenced })?;
+    }
+    mesh.warn_of_unknown_policies();
+    Ok(mesh)
+}
+
+impl Mesh {
+    fn add_workload(
+        &mut self,
+        text: WorkloadText,
+        trust_domain: &TrustDomain,
+        owners: &mut Owners<NetworkAddress>,
+        place: Place<'_>,
+    ) -> Result<(), FileError> {
+        let subject = format!("workload `{}`", text.uid);
+        for (field, given) in [
+            ("networkGateway", text.network_gateway.is_some()),
+            ("applicationTunnel", text.application_tunnel.is_some()),
+        ] {
+            self.warn_if(given, &subject, field);
+        }
+        let workload =
+            workload(text, trust_domain).map_err(|error| place.error(format!("{subject}: {error}")))?;
+        ports_are_possible(workload.services.values(), &subject, place)?;
+        if workload.network_mode == NetworkMode::Standard {
+            workload.addresses().try_for_each(|address| owners.take(address, &subject, place))?;
+        }
+        insert(&mut self.workloads, workload.uid.clone(), workload, &subject, place)
+    }
+
+    fn add_service(
+        &mut self,
+        text: ServiceText,
+        owners: &mut Owners<NetworkAddress>,
+        place: Place<'_>,
+    ) -> Result<(), FileError> {
+        let subject = format!("service `{}/{}`", text.namespace, text.hostname);
+        self.warn_if(text.load_balancer.is_some(), &subject, "loadBalancer");
+        let endpoints = text.endpoints;
+        let service = Service {
+            name: text.name,
+            namespace: text.namespace,
+            hostname: text.hostname,
+            vips: text.vips,
+            ports: text.ports,
+            subject_alt_names: text.subject_alt_names,
+            waypoint: text.waypoint,
+        };
+        if service.namespace.is_empty() || service.hostname.is_empty() {
+            return Err(place.error(format!("{subject}: namespace and hostname must not be empty")));
+        }
+        ports_are_possible([&service.ports], &subject, place)?;
+        service.vips.iter().try_for_each(|vip| owners.take(vip.clone(), &subject, place))?;
+        for endpoint in endpoints.into_values() {
+            self.add_endpoint(endpoint, &service.key(), &subject, place)?;
+        }
+        insert(&mut self.services, service.key(), service, &subject, place)
+    }
+
+    /// What the workload says of its ports goes before what the service does.
+    fn add_endpoint(
+        &mut self,
+        endpoint: EndpointText,
+        service: &ServiceKey,
+        subject: &str,
+        place: Place<'_>,
+    ) -> Result<(), FileError> {
+        ports_are_possible([&endpoint.port], subject, place)?;
+        let Some(workload) = self.workloads.get_mut(&endpoint.workload_uid) else {
+            let uid = endpoint.workload_uid;
+            return Err(place.error(format!("{subject}: its endpoint `{uid}` is not among the workloads")));
+        };
+        workload.services.entry(service.clone()).or_insert(endpoint.port);
+        Ok(())
+    }
+
+    fn add_policy(&mut self, policy: Policy, place: Place<'_>) -> Result<(), FileError> {
+        let subject = format!("policy `{}`", policy.key());
+        if policy.name.is_empty() || policy.name.contains('/') || policy.namespace.contains('/') {
+            return Err(place.error(format!("{subject}: expected a name, and no `/` in name and namespace")));
+        }
+        insert(&mut self.policies, policy.key(), policy, &subject, place)
+    }
+
+    fn warn_if(&mut self, given: bool, subject: &str, field: &str) {
+        if given {
+            self.warnings.push(format!("{subject}: `{field}` has no effect yet"));
+        }
+    }
+
+    fn warn_of_unknown_policies(&mut self) {
+        let unknown = self.workloads.values().flat_map(|workload| {
+            let missing =
+                workload.authorization_policies.iter().filter(|key| !self.policies.contains_key(key));
+            missing.map(|key| {
+                format!("workload `{}`: without policy `{key}` nobody may connect to it", workload.uid)
+            })
+        });
+        self.warnings.extend(unknown.collect::<Vec<_>>());
+    }
+}
+
+fn workload(text: WorkloadText, trust_domain: &TrustDomain) -> Result<Workload, String> {
+    if text.uid.as_str().is_empty() {
+        return Err("the uid must not be empty".to_owned());
+    }
+    let trust_domain = text.trust_domain.unwrap_or_else(|| trust_domain.clone());
+    let identity = SpiffeId::new(trust_domain, &text.namespace, &text.service_account);
+    Ok(Workload {
+        uid: text.uid,
+        name: text.name,
+        namespace: text.namespace,
+        identity: identity.map_err(|error| error.to_string())?,
+        workload_ips: text.workload_ips,
+        network: text.network,
+        network_mode: text.network_mode,
+        protocol: text.protocol,
+        status: text.status,
+        node: text.node,
+        hostname: text.hostname,
+        cluster_id: text.cluster_id,
+        canonical_name: text.canonical_name,
+        canonical_revision: text.canonical_revision,
+        workload_name: text.workload_name,
+        workload_type: text.workload_type,
+        locality: text.locality,
+        capacity: text.capacity,
+        services: text.services,
+        authorization_policies: text.authorization_policies,
+        native_tunnel: text.native_tunnel,
+        waypoint: text.waypoint,
+    })
+}
+
+fn ports_are_possible<'a>(
+    maps: impl IntoIterator<Item = &'a PortMap>,
+    subject: &str,
+    place: Place<'_>,
+) -> Result<(), FileError> {
+    let zero = maps.into_iter().flatten().any(|(&service, &target)| service == 0 || target == 0);
+    if zero {
+        Err(place.error(format!("{subject}: expected ports from 1 to 65535, found 0")))
+    } else {
+        Ok(())
+    }
+}
+
+fn insert<K: Ord, V>(
+    map: &mut BTreeMap<K, V>,
+    key: K,
+    value: V,
+    subject: &str,
+    place: Place<'_>,
+) -> Result<(), FileError> {
+    match map.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+            Ok(())
+        }
+        Entry::Occupied(_) => Err(place.error(format!("{subject} is there twice"))),
+    }
+}
+
+/// Who has which address, by the name of the owner and its line.
+struct Owners<A>(HashMap<A, (String, u64)>);
+
+impl<A> Default for Owners<A> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<A: Hash + Eq + Display> Owners<A> {
+    fn take(&mut self, address: A, subject: &str, place: Place<'_>) -> Result<(), FileError> {
+        if let Some((owner, line)) = self.0.get(&address) {
+            let message = format!("{subject}: the address `{address}` is that of {owner} in line {line}");
+            return Err(place.error(message));
+        }
+        self.0.insert(address, (subject.to_owned(), place.location.line()));
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! The form of the file: the field names and spellings of Istio's local configuration and of its dumps.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use model::{
+    Network, NetworkAddress, SpiffeId, TrustDomain, WorkloadUid,
+    policy::{Policy, PolicyKey},
+    service::ServiceKey,
+    workload::{Health, Locality, NetworkMode, PortMap, Protocol, Waypoint, WorkloadType},
+};
+use serde::{Deserialize, de::IgnoredAny};
+use serde_saphyr::Spanned;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct MeshText {
+    #[serde(default)]
+    pub(super) workloads: Vec<Spanned<WorkloadText>>,
+    #[serde(default)]
+    pub(super) services: Vec<Spanned<ServiceText>>,
+    #[serde(default)]
+    pub(super) policies: Vec<Spanned<Policy>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct WorkloadText {
+    pub(super) uid: WorkloadUid,
+    #[serde(default)]
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) trust_domain: Option<TrustDomain>,
+    #[serde(default = "default_service_account")]
+    pub(super) service_account: String,
+    pub(super) workload_ips: Vec<IpAddr>,
+    #[serde(default)]
+    pub(super) network: Network,
+    #[serde(default)]
+    pub(super) network_mode: NetworkMode,
+    #[serde(default)]
+    pub(super) protocol: Protocol,
+    #[serde(default)]
+    pub(super) status: Health,
+    #[serde(default)]
+    pub(super) node: String,
+    #[serde(default)]
+    pub(super) hostname: String,
+    #[serde(default)]
+    pub(super) cluster_id: String,
+    #[serde(default)]
+    pub(super) canonical_name: String,
+    #[serde(default)]
+    pub(super) canonical_revision: String,
+    #[serde(default)]
+    pub(super) workload_name: String,
+    #[serde(default)]
+    pub(super) workload_type: WorkloadType,
+    #[serde(default)]
+    pub(super) locality: Locality,
+    #[serde(default = "default_capacity")]
+    pub(super) capacity: u32,
+    #[serde(default)]
+    pub(super) services: BTreeMap<ServiceKey, PortMap>,
+    #[serde(default)]
+    pub(super) authorization_policies: Vec<PolicyKey>,
+    #[serde(default)]
+    pub(super) native_tunnel: bool,
+    pub(super) waypoint: Option<Waypoint>,
+    /// Known, and without effect until other networks can be reached.
+    pub(super) network_gateway: Option<IgnoredAny>,
+    /// Known, and without effect yet.
+    pub(super) application_tunnel: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ServiceText {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) hostname: String,
+    #[serde(default)]
+    pub(super) vips: Vec<NetworkAddress>,
+    #[serde(default)]
+    pub(super) ports: PortMap,
+    #[serde(default)]
+    pub(super) subject_alt_names: Vec<SpiffeId>,
+    pub(super) waypoint: Option<Waypoint>,
+    /// In dumps; in a file a workload names its services.
+    #[serde(default)]
+    pub(super) endpoints: BTreeMap<String, EndpointText>,
+    /// Known, and without effect yet.
+    pub(super) load_balancer: Option<IgnoredAny>,
+    /// These three concern name resolution and ingress gateways, which are not ours.
+    #[serde(default, rename = "ipFamilies")]
+    _ip_families: Option<IpFamilies>,
+    #[serde(default, rename = "visibility")]
+    _visibility: Visibility,
+    #[serde(default, rename = "canonical")]
+    _canonical: bool,
+    #[serde(default, rename = "ingressUseWaypoint")]
+    _ingress_use_waypoint: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct EndpointText {
+    pub(super) workload_uid: WorkloadUid,
+    #[serde(default)]
+    pub(super) port: PortMap,
+    /// The workload says the same.
+    #[serde(default, rename = "status")]
+    _status: Health,
+}
+
+#[derive(Deserialize)]
+enum IpFamilies {
+    Dual,
+    IPv4,
+    IPv6,
+}
+
+#[derive(Default, Deserialize)]
+enum Visibility {
+    #[default]
+    Public,
+    Namespace,
+}
+
+fn default_service_account() -> String {
+    "default".to_owned()
+}
+
+fn default_capacity() -> u32 {
+    1
+}

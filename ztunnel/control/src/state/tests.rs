@@ -1,0 +1,274 @@
+//! What loads, what is refused and where, and what a running daemon does when its file changes.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use model::{
+    NetworkAddress, Snapshot, WorkloadUid,
+    policy::StringMatch,
+    workload::{Health, Protocol, WorkloadType},
+};
+use proptest::prelude::*;
+
+use super::*;
+
+fn trust_domain() -> TrustDomain {
+    "cluster.local".parse().unwrap()
+}
+
+fn loaded(text: &str) -> Result<Arc<Snapshot>, String> {
+    let shared = SharedSnapshot::default();
+    load(Path::new("state.yaml"), text, &trust_domain(), &shared).map_err(|error| error.to_string())?;
+    Ok(shared.load())
+}
+
+#[test]
+fn the_static_configuration_recorded_from_istio_loads_unchanged() {
+    let mesh = loaded(include_str!("../../tests/fixtures/static_config.json")).unwrap();
+    let s1 = mesh.workload(&WorkloadUid::new("Kubernetes//Pod/default/s1")).unwrap();
+    assert_eq!(s1.identity.to_string(), "spiffe://cluster.local/ns/default/sa/sa-s1");
+    assert_eq!(
+        (s1.protocol, s1.workload_type, s1.status),
+        (Protocol::Hbone, WorkloadType::Deployment, Health::Healthy)
+    );
+    let vip: NetworkAddress = "/10.96.0.10".parse().unwrap();
+    let web = mesh.service_at(&vip).unwrap();
+    assert_eq!(web.ports, [(80, 8080)].into());
+    assert_eq!(mesh.endpoints(&web.key()).map(|w| w.name.as_str()).collect::<Vec<_>>(), ["s1"]);
+    let policy = mesh.policy(&"default/deny-9001".parse().unwrap()).unwrap();
+    assert_eq!(policy.rules[0][0][0].destination_ports, [9001]);
+}
+
+#[test]
+fn every_field_and_spelling_is_understood() {
+    let shared = SharedSnapshot::default();
+    let text = include_str!("../../tests/fixtures/spellings.yaml");
+    let account = load(Path::new("f"), text, &trust_domain(), &shared).unwrap();
+    assert_eq!(account.warnings.len(), 3, "{:?}", account.warnings);
+    let mesh = shared.load();
+    let all = mesh.workload(&WorkloadUid::new("cluster1//Pod/default/everything")).unwrap();
+    assert_eq!(all.identity.trust_domain().as_str(), "other.example");
+    assert_eq!((all.capacity, all.native_tunnel, all.status), (7, true, Health::Unhealthy));
+    assert_eq!(all.waypoint.as_ref().unwrap().destination.to_string(), "net-1/10.0.0.9");
+    let bare = mesh.workload(&WorkloadUid::new("bare")).unwrap();
+    assert_eq!(
+        bare.identity.to_string(),
+        "spiffe://cluster.local/ns/default/sa/default",
+        "the daemon's own domain"
+    );
+    assert_eq!(
+        bare.services[&"default/example.com".parse().unwrap()],
+        [(80, 9090)].into(),
+        "from the endpoint"
+    );
+    let m = &mesh.policy(&"default/selected".parse().unwrap()).unwrap().rules[0][0][0];
+    assert_eq!(m.not_principals, vec![StringMatch::Presence; 3]);
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_place_and_both_names() {
+    let first = "{uid: w1, namespace: a, workloadIps: [10.0.0.1]}";
+    for (workload, expected) in [
+        ("{uid: w1, namespace: a, workloadIps: []}", &["`w1` is there twice"][..]),
+        ("{uid: w2, namespace: a, workloadIps: [10.0.0.1]}", &["`w2`", "/10.0.0.1", "`w1` in line 2"]),
+        (
+            "{uid: w2, namespace: a, workloadIps: [10.0.0.2, 10.0.0.2]}",
+            &["10.0.0.2", "that of workload `w2`"],
+        ),
+        ("{uid: w2, namespace: a, workloadIps: [nonsense]}", &["IP address"]),
+        ("{uid: w2, namespace: a, workloadIps: [], protocol: QUIC}", &["TCP", "HBONE"]),
+        ("{uid: w2, namespace: a, workloadIps: [], colour: red}", &["colour", "workloadIps"]),
+        ("{uid: w2, namespace: a/b, workloadIps: []}", &["`w2`", "a/b", "path segment"]),
+        ("{uid: w2, namespace: a, workloadIps: [], services: {nonsense: {80: 80}}}", &["namespace/hostname"]),
+        ("{uid: w2, namespace: a, workloadIps: [], services: {a/b: {80: 0}}}", &["1 to 65535"]),
+        ("{namespace: a, workloadIps: []}", &["uid"]),
+    ] {
+        let error = loaded(&format!("workloads:\n  - {first}\n  - {workload}\n")).unwrap_err();
+        assert!(error.starts_with("state.yaml:3:"), "{workload}: {error}");
+        assert!(expected.iter().all(|part| error.contains(part)), "{workload}: {error}");
+    }
+}
+
+#[test]
+fn services_and_policies_that_contradict_themselves_are_refused() {
+    for (text, expected) in [
+        (
+            "services:\n- {name: a, namespace: n, hostname: a, vips: [/10.0.0.1]}\n- {name: b, namespace: n, hostname: b, vips: [/10.0.0.1]}",
+            "`n/a` in line 2",
+        ),
+        (
+            "services:\n- {name: a, namespace: n, hostname: a}\n- {name: b, namespace: n, hostname: a}",
+            "`n/a` is there twice",
+        ),
+        ("services:\n- {name: a, namespace: n, hostname: a, vips: [10.0.0.1]}", "network/ip"),
+        (
+            "services:\n- {name: a, namespace: n, hostname: a, endpoints: {x: {workloadUid: x}}}",
+            "`x` is not among the workloads",
+        ),
+        (
+            "policies:\n- {name: p, namespace: n, scope: Global, action: Deny}\n- {name: p, namespace: n, scope: Global, action: Allow}",
+            "`n/p` is there twice",
+        ),
+        (
+            "policies:\n- {name: p, namespace: n, scope: Global, action: Deny, rules: [[[{sourceIps: [10.0.0.0/77]}]]]}",
+            "state.yaml:2:",
+        ),
+        (
+            "policies:\n- {name: p, namespace: n, scope: Global, action: Deny, rules: [[[{principals: [{regex: x}]}]]]}",
+            "regex",
+        ),
+    ] {
+        let error = loaded(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Would break if a reload left something of the state before it, or touched what had not changed.
+    #[test]
+    fn a_reload_ends_where_a_fresh_load_would(
+        before in proptest::collection::btree_map(0u8..6, (0u8..3, any::<bool>()), 0..6),
+        after in proptest::collection::btree_map(0u8..6, (0u8..3, any::<bool>()), 0..6),
+    ) {
+        let mesh = |entries: &std::collections::BTreeMap<u8, (u8, bool)>| {
+            let mut text = "workloads: []\n".to_owned();
+            let mut list = |title: &str, line: &dyn Fn(u8, u8, bool) -> String| {
+                let lines: Vec<_> = entries.iter().map(|(n, (v, b))| line(*n, *v, *b)).collect();
+                text.push_str(&format!("{title}: [{}]\n", lines.join(", ")));
+            };
+            list("services", &|n, v, _| format!("{{name: s, namespace: n, hostname: s{n}, vips: [/10.1.{n}.{v}]}}"));
+            list("policies", &|n, _, b| {
+                format!("{{name: p{n}, namespace: n, scope: {}, action: Deny}}", if b { "Global" } else { "Namespace" })
+            });
+            let lines: Vec<_> = entries
+                .iter()
+                .map(|(n, (v, _))| format!("{{uid: w{n}, namespace: n, workloadIps: [10.0.{n}.{v}], services: {{n/s{v}: {{}}}}}}"))
+                .collect();
+            text.replacen("workloads: []", &format!("workloads: [{}]", lines.join(", ")), 1)
+        };
+        let shared = SharedSnapshot::default();
+        let path = Path::new("f");
+        load(path, &mesh(&before), &trust_domain(), &shared).unwrap();
+        let old = shared.load();
+        let account = load(path, &mesh(&after), &trust_domain(), &shared).unwrap();
+        prop_assert_eq!(&*shared.load(), &*loaded(&mesh(&after)).unwrap());
+        prop_assert_eq!(account.changed == 0, *old == *shared.load());
+        for workload in shared.load().workloads() {
+            if let Some(same) = old.workload(&workload.uid).filter(|old| **old == *workload) {
+                prop_assert!(Arc::ptr_eq(same, workload), "an unchanged object was made anew");
+            }
+        }
+    }
+}
+
+const ONE: &str = "workloads:\n- {uid: one, namespace: a, workloadIps: [10.0.0.1]}\n";
+const TWO: &str = "workloads:\n- {uid: two, namespace: a, workloadIps: [10.0.0.1]}\n";
+
+struct Daemon {
+    directory: tempfile::TempDir,
+    shared: Arc<SharedSnapshot>,
+    file: StateFile,
+}
+
+impl Daemon {
+    /// `lay` puts the file of the given name in place.
+    async fn start(lay: impl FnOnce(&Path)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        lay(directory.path());
+        let shared = Arc::new(SharedSnapshot::default());
+        let path = directory.path().join("state.yaml");
+        let file = StateFile::start(&path, trust_domain(), Arc::clone(&shared)).await.unwrap();
+        Self { directory, shared, file }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn uids(&self) -> Vec<String> {
+        self.shared.load().workloads().map(|w| w.uid.to_string()).collect()
+    }
+
+    /// Waits for a status; the limit only keeps a broken test from hanging.
+    async fn until(&self, what: impl FnMut(&FileStatus) -> bool) -> FileStatus {
+        let mut status = self.file.status();
+        let wait = tokio::time::timeout(Duration::from_secs(30), status.wait_for(what));
+        wait.await.expect("the change was not noticed").unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_bad_edit_keeps_the_last_good_state_and_says_so_until_it_is_mended() {
+    let daemon = Daemon::start(|dir| fs::write(dir.join("state.yaml"), ONE).unwrap()).await;
+    let good_since = daemon.file.status().borrow().loaded_at;
+    assert!(good_since.is_some_and(|at| at <= SystemTime::now()));
+
+    fs::write(daemon.path("state.yaml"), "workloads: nonsense\n").unwrap();
+    let status = daemon.until(|status| status.problem.is_some()).await;
+    assert_eq!((status.loads, status.failures, status.loaded_at), (1, 1, good_since));
+    assert!(status.problem.as_ref().unwrap().error.contains("state.yaml:1:12"), "{status:?}");
+    assert_eq!(daemon.uids(), ["one"]);
+    let shown = serde_json::to_value(&status).unwrap();
+    assert_eq!((&shown["problem"]["reason"], &shown["objects"]["workloads"]), (&"invalid".into(), &1.into()));
+
+    fs::write(daemon.path("state.yaml"), TWO).unwrap();
+    daemon.until(|status| status.problem.is_none() && status.loads == 2).await;
+    assert_eq!(daemon.uids(), ["two"]);
+}
+
+#[tokio::test]
+async fn a_file_renamed_into_place_or_gone_and_back_is_noticed() {
+    let daemon = Daemon::start(|dir| fs::write(dir.join("state.yaml"), ONE).unwrap()).await;
+    fs::write(daemon.path("new"), TWO).unwrap();
+    fs::rename(daemon.path("new"), daemon.path("state.yaml")).unwrap();
+    daemon.until(|status| status.loads == 2).await;
+    assert_eq!(daemon.uids(), ["two"]);
+
+    fs::remove_file(daemon.path("state.yaml")).unwrap();
+    let status = daemon.until(|status| status.problem.is_some()).await;
+    assert_eq!(status.problem.unwrap().reason, "unreadable");
+    assert_eq!(daemon.uids(), ["two"], "a file that vanished empties nothing");
+    fs::write(daemon.path("state.yaml"), ONE).unwrap();
+    daemon.until(|status| status.problem.is_none()).await;
+    assert_eq!(daemon.uids(), ["one"]);
+}
+
+#[tokio::test]
+async fn the_swapped_links_of_a_config_map_are_followed() {
+    let daemon = Daemon::start(|dir| {
+        for (version, text) in [("..v1", ONE), ("..v2", TWO)] {
+            fs::create_dir(dir.join(version)).unwrap();
+            fs::write(dir.join(version).join("state.yaml"), text).unwrap();
+        }
+        symlink("..v1", dir.join("..data")).unwrap();
+        symlink("..data/state.yaml", dir.join("state.yaml")).unwrap();
+    })
+    .await;
+    assert_eq!(daemon.uids(), ["one"]);
+    symlink("..v2", daemon.path("..new")).unwrap();
+    fs::rename(daemon.path("..new"), daemon.path("..data")).unwrap();
+    daemon.until(|status| status.loads == 2).await;
+    assert_eq!(daemon.uids(), ["two"]);
+    // The way leads elsewhere now, and that is watched too.
+    fs::write(daemon.path("..v2/state.yaml"), ONE).unwrap();
+    daemon.until(|status| status.loads == 3).await;
+    assert_eq!(daemon.uids(), ["one"]);
+}
+
+#[tokio::test]
+async fn a_daemon_does_not_start_on_a_bad_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.yaml");
+    let start = || StateFile::start(&path, trust_domain(), Arc::default());
+    assert_eq!(start().await.err().unwrap().reason(), "unreadable");
+    fs::write(&path, "").unwrap();
+    assert_eq!(start().await.err().unwrap().reason(), "invalid");
+    fs::write(&path, "{}").unwrap();
+    assert!(start().await.is_ok());
+}
