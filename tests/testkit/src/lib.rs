@@ -3,12 +3,15 @@
 //! A [`Topology`] is made of network namespaces and hand-made cgroups. Each [`Place`] in it (a pod, a node's own
 //! namespace, the daemon's, a host outside of the mesh) runs plain Rust closures and real programs *inside* itself:
 //! their sockets belong to its namespace and its cgroup, which is what the kernel hooks under test look at.
-//! A [`Capture`](capture::Capture) says what the wire really carried, and a [`Daemon`](daemon::Daemon) is the real
+//! A [`Capture`](capture::Capture) says what the wire really carried, and a [`Daemon`] is the real
 //! binary. All of it goes when it is dropped, also on panic; what a killed run left behind goes at the next start.
 
 pub mod capture;
 pub mod cgroup;
 pub mod client;
+mod daemon;
+mod eventually;
+mod mesh;
 mod names;
 mod namespace;
 pub mod pattern;
@@ -19,5 +22,8 @@ pub mod server;
 mod sweep;
 mod topology;
 
+pub use daemon::Daemon;
+pub use eventually::eventually;
+pub use mesh::{Mesh, MeshPlan, PodPlan, family_of};
 pub use place::{Place, Process};
 pub use topology::{Node, Pod, Topology};

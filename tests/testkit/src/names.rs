@@ -27,7 +27,7 @@ fn maker(name: &str) -> Option<u32> {
     let rest = name.strip_prefix(PREFIX)?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (pid, rest) = rest.split_at(end);
-    (rest.is_empty() || rest.starts_with('.')).then(|| pid.parse().ok()).flatten()
+    (rest.is_empty() || rest.starts_with(['.', '-'])).then(|| pid.parse().ok()).flatten()
 }
 
 #[cfg(test)]

@@ -1,0 +1,179 @@
+//! The real daemon, as a process of its own, and all that can be asked of it from outside.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{Place, Process};
+
+mod http;
+mod metrics;
+
+const ADMIN_PORT: u16 = 15000;
+const METRICS_PORT: u16 = 15020;
+const READINESS_PORT: u16 = 15021;
+const START_DEADLINE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+pub(crate) struct Launch<'a> {
+    pub(crate) binary: &'a Path,
+    pub(crate) config: &'a Path,
+    pub(crate) log: &'a Path,
+}
+
+/// A running daemon. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    place: Place,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn launch(place: &Place, launch: &Launch<'_>) -> Result<Self> {
+        ensure!(launch.binary.is_file(), "no daemon at {}: build it first", launch.binary.display());
+        let log = File::options().create(true).append(true).open(launch.log)?;
+        let mut command = Command::new(launch.binary);
+        command.arg("run").arg("--config").arg(launch.config).stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        let process = place.start(command)?;
+        Ok(Self { process, place: place.clone(), log: launch.log.to_owned() })
+    }
+
+    /// Waits until the daemon says that it serves.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        let give_up = Instant::now() + START_DEADLINE;
+        while !self.is_ready() {
+            if self.has_ended() {
+                bail!("the daemon ended; its log ends with:\n{}", self.log_tail());
+            }
+            if Instant::now() > give_up {
+                bail!(
+                    "the daemon is not ready after {START_DEADLINE:?}; its log ends with:\n{}",
+                    self.log_tail()
+                );
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    pub fn is_ready(&self) -> bool {
+        http::get(&self.place, READINESS_PORT, "/healthz/ready").is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Whether it is no longer running, waited for or not.
+    pub fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    }
+
+    /// A page of the admin endpoint.
+    pub fn admin(&self, path: &str) -> Result<Value> {
+        let answer = http::get(&self.place, ADMIN_PORT, path)?;
+        ensure!(answer.status == 200, "{path}: status {} {}", answer.status, answer.body);
+        serde_json::from_str(&answer.body).with_context(|| format!("{path} is not JSON: {}", answer.body))
+    }
+
+    /// The connections that are open now.
+    pub fn connections(&self) -> Result<Vec<Value>> {
+        match self.admin("/connections")? {
+            Value::Array(connections) => Ok(connections),
+            Value::Object(mut page) => match page.remove("connections") {
+                Some(Value::Array(connections)) => Ok(connections),
+                other => bail!("/connections holds no list: {other:?}"),
+            },
+            other => bail!("/connections is {other}"),
+        }
+    }
+
+    /// The sum of a metric's series that carry all of these labels.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let answer = http::get(&self.place, METRICS_PORT, "/metrics")?;
+        ensure!(answer.status == 200, "/metrics: status {}", answer.status);
+        Ok(metrics::sum(&answer.body, name, labels))
+    }
+
+    /// The connections that have ended, oldest first: the fields of the access log.
+    pub fn access_log(&self) -> Result<Vec<Value>> {
+        Ok(self.log_lines()?.into_iter().filter(|line| line["target"] == "access").map(fields).collect())
+    }
+
+    /// Every structured line of the log.
+    pub fn log_lines(&self) -> Result<Vec<Value>> {
+        let text =
+            fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.id())).context("the daemon is gone")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kibibytes << 10)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Asks it to end, by SIGTERM.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits for its end and yields its exit status.
+    pub fn wait(&mut self, deadline: Duration) -> Result<std::process::ExitStatus> {
+        let give_up = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.process.has_ended()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < give_up, "the daemon has not ended after {deadline:?}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill().map(drop).context("killing the daemon")
+    }
+
+    fn log_tail(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+/// The event's own fields, wherever the format puts them.
+fn fields(mut line: Value) -> Value {
+    if line["fields"].is_object() {
+        let level = line["level"].take();
+        let mut fields = line["fields"].take();
+        fields["level"] = level;
+        return fields;
+    }
+    line
+}

@@ -1,0 +1,117 @@
+//! What a mesh shall be.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use super::Mesh;
+
+/// How one pod is treated.
+#[derive(Clone, Debug)]
+pub struct PodPlan {
+    /// Whether the daemon serves it; the state still knows it as a workload if `in_state`.
+    pub enrolled: bool,
+    pub in_state: bool,
+    pub fail_open: bool,
+    pub strict: bool,
+    pub exclude_outbound_ports: Vec<u16>,
+    pub exclude_inbound_ports: Vec<u16>,
+    pub policies: Vec<String>,
+}
+
+impl Default for PodPlan {
+    fn default() -> Self {
+        Self {
+            enrolled: true,
+            in_state: true,
+            fail_open: false,
+            strict: false,
+            exclude_outbound_ports: Vec::new(),
+            exclude_inbound_ports: Vec::new(),
+            policies: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct MeshPlan {
+    pub(super) nodes: Vec<String>,
+    pub(super) binary: PathBuf,
+    /// Those that differ from the default.
+    pub pods: BTreeMap<String, PodPlan>,
+    /// As in the state file.
+    pub services: Vec<Value>,
+    pub policies: Vec<Value>,
+    /// More of the daemons' configuration.
+    pub settings: Map<String, Value>,
+}
+
+impl MeshPlan {
+    pub fn new(nodes: &[&str]) -> Self {
+        Self {
+            nodes: nodes.iter().map(|&pods| pods.to_owned()).collect(),
+            binary: default_binary(),
+            pods: BTreeMap::new(),
+            services: Vec::new(),
+            policies: Vec::new(),
+            settings: Map::new(),
+        }
+    }
+
+    /// The daemon's binary; by default the one built beside this program, or the one in `ZTUNNEL_BIN`.
+    pub fn binary(mut self, path: PathBuf) -> Self {
+        self.binary = path;
+        self
+    }
+
+    /// Says how a pod differs from an ordinary one.
+    pub fn pod(mut self, name: &str, change: impl FnOnce(&mut PodPlan)) -> Self {
+        change(self.pods.entry(name.to_owned()).or_default());
+        self
+    }
+
+    pub fn service(mut self, service: Value) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    pub fn policy(mut self, policy: Value) -> Self {
+        self.policies.push(policy);
+        self
+    }
+
+    /// One more setting of the daemons' configuration file.
+    pub fn setting(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.settings.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Builds the nodes and starts their daemons.
+    pub fn start(self) -> Result<Mesh> {
+        let mut mesh = self.build()?;
+        for node in 1..=mesh.topology().nodes.len() {
+            mesh.start_daemon(node)?;
+        }
+        Ok(mesh)
+    }
+
+    /// Builds the nodes and starts no daemon.
+    pub fn build(self) -> Result<Mesh> {
+        Mesh::build(self)
+    }
+
+    pub(super) fn of(&self, pod: &str) -> PodPlan {
+        self.pods.get(pod).cloned().unwrap_or_default()
+    }
+}
+
+fn default_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("ZTUNNEL_BIN") {
+        return path.into();
+    }
+    let here = std::env::current_exe().unwrap_or_default();
+    // A test is in target/<profile>/deps, the daemon one above.
+    let directory = here.ancestors().skip(1).find(|directory| !directory.ends_with("deps"));
+    directory.map(|directory| directory.join("ztunnel")).unwrap_or_else(|| "ztunnel".into())
+}
