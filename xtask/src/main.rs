@@ -4,10 +4,12 @@
 //! the output that matters and what to do about it.
 #![forbid(unsafe_code)]
 
+mod demo;
 mod ebpf;
 mod packages;
 mod setup;
 mod step;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -24,6 +26,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Show the mesh at work on this machine: two nodes, real traffic, proof from the wire
+    Demo(demo::Options),
+    /// Run everything: formatting, clippy, unit and property tests, scenarios with real eBPF
+    Test {
+        /// Only the tests whose names contain this
+        #[arg(long, value_name = "FILTER")]
+        only: Option<String>,
+    },
     /// Install what building and running need: Debian packages and bpf-linker
     Setup,
     /// Build the kernel side into target/ebpf
@@ -32,6 +42,8 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
+        Verb::Demo(options) => demo::run(&options),
+        Verb::Test { only } => test::run(only.as_deref()),
         Verb::Setup => setup::everything(),
         Verb::Ebpf => setup::for_ebpf().and_then(|tools| ebpf::build(&tools)),
     };

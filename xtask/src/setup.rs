@@ -64,7 +64,7 @@ fn ensure_bpf_linker() -> Result<PathBuf> {
     install
         .args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked"])
         .args(["--no-default-features", "--features", "llvm-22", "--root"])
-        .arg(workspace::tools())
+        .arg(workspace::target().join("tools"))
         .env("LLVM_PREFIX", LLVM_PREFIX);
     step::run(
         "building bpf-linker",

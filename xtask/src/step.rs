@@ -21,6 +21,16 @@ const TAIL_LINES: usize = 40;
 
 /// Runs `command` to its end and yields the log of its output. `cure` tells a person what to do when it fails.
 pub(crate) fn run(title: &str, command: &mut Command, cure: &str) -> Result<PathBuf> {
+    run_with_failures(title, command, cure, |_| None)
+}
+
+/// Like [`run`]; on failure shows what `explain` finds in the log, if anything, instead of the log's end.
+pub(crate) fn run_with_failures(
+    title: &str,
+    command: &mut Command,
+    cure: &str,
+    explain: fn(&Path) -> Option<String>,
+) -> Result<PathBuf> {
     let log = log_path(title)?;
     let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -29,22 +39,18 @@ pub(crate) fn run(title: &str, command: &mut Command, cure: &str) -> Result<Path
         .spawn()
         .with_context(|| format!("{title}: {:?} does not start. {cure}", command.get_program()))?;
     let status = watch(child, title, &log, started)?;
-    let elapsed = started.elapsed();
     if !status.success() {
-        bail!(
-            "{title} failed ({status}); the end of {}:\n{}\n\n{cure}",
-            log.display(),
-            tail(&log, TAIL_LINES)
-        );
+        let output = explain(&log).unwrap_or_else(|| tail(&log, TAIL_LINES));
+        bail!("{title} failed ({status}); from {}:\n{output}\n\n{cure}", log.display());
     }
-    if elapsed >= WORTH_A_LINE {
-        println!("  ✓ {title} ({:.0} s)", elapsed.as_secs_f64());
+    if started.elapsed() >= WORTH_A_LINE {
+        println!("  ✓ {title} ({:.0} s)", started.elapsed().as_secs_f64());
     }
     Ok(log)
 }
 
 /// The last lines of a log.
-pub(crate) fn tail(log: &Path, lines: usize) -> String {
+fn tail(log: &Path, lines: usize) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")

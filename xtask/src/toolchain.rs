@@ -20,7 +20,7 @@ pub(crate) fn rustc_with_source() -> Option<PathBuf> {
 
 /// bpf-linker of our version: the one we built, or one on the path.
 pub(crate) fn bpf_linker() -> Option<PathBuf> {
-    let built = workspace::tools().join("bin/bpf-linker");
+    let built = workspace::target().join("tools").join("bin/bpf-linker");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let others = std::env::split_paths(&path).map(|directory| directory.join("bpf-linker"));
     std::iter::once(built).chain(others).find(|linker| is_right_linker(linker))

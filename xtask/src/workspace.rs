@@ -11,13 +11,15 @@ pub(crate) fn root() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
+/// What we build ourselves, and logs.
 pub(crate) fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    root().join("target")
 }
 
-/// Tools that we build ourselves.
-pub(crate) fn tools() -> PathBuf {
-    target().join("tools")
+/// What cargo has built.
+pub(crate) fn built(profile: &str, name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(target, PathBuf::from);
+    target.join(profile).join(name)
 }
 
 /// The cargo that runs this program, in the repository's root.

@@ -26,4 +26,5 @@ pub use daemon::Daemon;
 pub use eventually::eventually;
 pub use mesh::{Mesh, MeshPlan, PodPlan, family_of};
 pub use place::{Place, Process};
+pub use sweep::sweep;
 pub use topology::{Node, Pod, Topology};

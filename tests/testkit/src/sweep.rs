@@ -11,8 +11,8 @@ fn directories() -> [std::path::PathBuf; 2] {
     [BPFFS.into(), std::env::temp_dir()]
 }
 
-/// Safe to call while other runs are alive: their names carry their process ids.
-pub(crate) fn sweep() -> Result<()> {
+/// Removes the cgroups (with all in them), namespaces, pins and files of dead runs. Safe to call while other runs are alive: their names carry their process ids.
+pub fn sweep() -> Result<()> {
     // Two threads that sweep at once would trip over each other.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -24,7 +24,8 @@ use crate::{
     cgroup::{Domain, Group},
     names,
     namespace::Namespace,
-    requirements, sweep,
+    requirements,
+    sweep::sweep,
 };
 
 const OUTSIDE: u8 = 200;
@@ -72,7 +73,7 @@ impl Topology {
     /// One node for each item, which names the node's pods: `&["client", "server other"]`.
     pub fn build(nodes: &[&str]) -> Result<Self> {
         requirements::check()?;
-        sweep::sweep()?;
+        sweep()?;
         let domain = Domain::enter()?;
         let name = names::next_topology();
         let group = Group::create(domain.path().join(&name))?;

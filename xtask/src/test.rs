@@ -1,0 +1,124 @@
+//! Everything that must hold, in the order in which it fails fastest, and one summary at the end.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{ebpf, setup, step, workspace};
+
+const SCENARIOS: &str = "ztunnel-scenarios";
+/// Scenarios wait more than they compute.
+const SCENARIOS_AT_ONCE: &str = "--test-threads=2";
+
+struct Line {
+    title: &'static str,
+    elapsed: Duration,
+    result: Result<String>,
+}
+
+/// Runs all checks, or only the tests whose names contain `only`.
+pub(crate) fn run(only: Option<&str>) -> Result<()> {
+    let started = Instant::now();
+    // Without these nothing else can work.
+    setup::everything()?;
+    ebpf::build(&setup::for_ebpf()?)?;
+    let mut lines = vec![done("setup and eBPF objects", started, Ok(String::new()))];
+    let mut check = |title, work: &dyn Fn() -> Result<String>| {
+        let started = Instant::now();
+        lines.push(done(title, started, work()));
+    };
+    if only.is_none() {
+        check("formatting", &formatting);
+        check("clippy", &clippy);
+    }
+    check("unit and property tests", &|| unit_tests(only));
+    check("scenarios with real eBPF", &|| scenarios(only));
+    summarise(&lines, started.elapsed())
+}
+
+fn done(title: &'static str, started: Instant, result: Result<String>) -> Line {
+    let elapsed = started.elapsed();
+    if let Err(error) = &result {
+        eprintln!("\n  ✗ {error:#}\n");
+    }
+    Line { title, elapsed, result }
+}
+
+fn formatting() -> Result<String> {
+    const CURE: &str = "Run: cargo fmt --all && (cd ebpf/programs && cargo fmt)";
+    step::run("cargo fmt --check", workspace::cargo().args(["fmt", "--all", "--check"]), CURE)?;
+    let mut kernel_side = workspace::cargo();
+    kernel_side.current_dir(workspace::root().join("ebpf/programs")).args(["fmt", "--check"]);
+    step::run("cargo fmt --check in ebpf-programs", &mut kernel_side, CURE)?;
+    Ok(String::new())
+}
+
+fn clippy() -> Result<String> {
+    let mut command = workspace::cargo();
+    command.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
+    step::run("cargo clippy", &mut command, "Warnings are errors here.")?;
+    Ok(String::new())
+}
+
+fn unit_tests(only: Option<&str>) -> Result<String> {
+    let mut command = workspace::cargo();
+    command.args(["test", "--workspace", "--exclude", SCENARIOS, "--no-fail-fast", "--"]).args(only);
+    tests("unit and property tests", &mut command, "One of them alone: cargo test -p <package> <name>")
+}
+
+fn scenarios(only: Option<&str>) -> Result<String> {
+    let mut daemon = workspace::cargo();
+    daemon.args(["build", "--package", "ztunnel"]);
+    step::run("building the daemon", &mut daemon, "")?;
+    let mut command = workspace::cargo();
+    command.args(["test", "--package", SCENARIOS, "--no-fail-fast", "--", SCENARIOS_AT_ONCE]).args(only);
+    command.env("ZTUNNEL_BIN", workspace::built("debug", "ztunnel"));
+    tests("scenarios", &mut command, "One of them alone: cargo xtask test --only <name>")
+}
+
+/// Runs tests and yields how many passed.
+fn tests(title: &str, command: &mut Command, cure: &str) -> Result<String> {
+    let log = step::run_with_failures(title, command, cure, failures)?;
+    Ok(format!("{} passed", passed(&log)))
+}
+
+fn passed(log: &Path) -> usize {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let counts = text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("test result: ")?;
+        let (_, counts) = rest.split_once(". ")?;
+        counts.split(' ').next()?.parse::<usize>().ok()
+    });
+    counts.sum()
+}
+
+/// What the tests that failed said, without all the others.
+fn failures(log: &Path) -> Option<String> {
+    const MOST_LINES: usize = 200;
+    let text = fs::read_to_string(log).ok()?;
+    let failed: Vec<&str> = text.split("\nfailures:\n").skip(1).step_by(2).collect();
+    let lines: Vec<&str> = failed.iter().flat_map(|section| section.lines()).take(MOST_LINES).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+fn summarise(lines: &[Line], elapsed: Duration) -> Result<()> {
+    println!();
+    for Line { title, elapsed, result } in lines {
+        let (mark, detail) = match result {
+            Ok(detail) => ('✓', detail.as_str()),
+            Err(_) => ('✗', "failed"),
+        };
+        println!("  {mark} {title:<28} {:>5.0} s  {detail}", elapsed.as_secs_f64());
+    }
+    println!("    {:<28} {:>5.0} s", "in all", elapsed.as_secs_f64());
+    let failed = lines.iter().filter(|line| line.result.is_err()).count();
+    if failed > 0 {
+        bail!("{failed} of {} checks failed; their output is above", lines.len());
+    }
+    Ok(())
+}
