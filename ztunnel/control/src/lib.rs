@@ -16,6 +16,10 @@ mod instant;
 pub mod pods;
 pub mod state;
 
+pub use certificates::{
+    AuthorityError, CertificateAuthority, CertificateEvent, CertificateSettings, CertificateStatus,
+    Certificates, EmbeddedCa, RootError,
+};
 pub use file::{FileError, FileProblem, FileStatus};
 pub use instant::{Clock, system_clock};
 pub use pods::{FailMode, LocalPod, PodsFile};

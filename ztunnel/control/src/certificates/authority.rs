@@ -1,0 +1,57 @@
+//! Who signs certificates.
+
+use std::sync::Arc;
+
+use model::{SpiffeId, TrustDomain, svid::TrustBundle};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+
+/// Signs requests for certificates: the embedded CA, Istio's CA.
+pub trait CertificateAuthority: Send + Sync + 'static {
+    /// A certificate for `identity` over the key of `request`, whose only name is that identity.
+    fn sign(
+        &self,
+        identity: &SpiffeId,
+        request: &CertificateSigningRequestDer<'static>,
+    ) -> impl Future<Output = Result<Issued, AuthorityError>> + Send;
+}
+
+/// What an authority hands out.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// Leaf first, then intermediates; never the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub roots: Arc<TrustBundle>,
+}
+
+/// Why there is no certificate.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuthorityError {
+    #[error("the authority did not answer in time")]
+    Deadline,
+    #[error("the authority cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("the authority refused: {0}")]
+    Refused(String),
+    #[error("the authority is of trust domain {0}")]
+    OtherTrustDomain(TrustDomain),
+    #[error("the root certificate has expired")]
+    RootExpired,
+    #[error("the request could not be made: {0}")]
+    Request(String),
+    #[error("the authority's answer is no certificate for what was asked: {0}")]
+    Answer(String),
+}
+
+impl AuthorityError {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Unreachable(_) => "unreachable",
+            Self::Refused(_) => "refused",
+            Self::OtherTrustDomain(_) => "other_trust_domain",
+            Self::RootExpired => "root_expired",
+            Self::Request(_) => "bad_request",
+            Self::Answer(_) => "bad_answer",
+        }
+    }
+}
