@@ -1,1 +1,93 @@
-fn main() {}
+//! `ztunnel`: the node daemon of an ambient mesh.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod config;
+mod logging;
+mod node;
+mod run;
+mod sockets;
+mod status;
+mod verdicts;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::config::Settings;
+
+/// Node proxy of an ambient service mesh: steers the traffic of this node's pods by eBPF and carries it to other
+/// nodes inside mutual TLS (HBONE), so that no pod needs a sidecar.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve this node's pods until SIGTERM or SIGINT, then drain.
+    ///
+    /// Every setting can be given as a flag, as an environment variable, or in the file named by --config, and is
+    /// taken from the first of these that has it.
+    #[command(after_help = RUN_EXAMPLE)]
+    Run(Box<Run>),
+    /// Try whether this kernel can do what the redirection needs, in a scratch network namespace.
+    ///
+    /// Needs root. Prints one line for each feature; the exit status is 1 if any is missing. Do not run it inside
+    /// the daemon's own process; beside a running daemon it does no harm.
+    Check {
+        /// A directory on a BPF file system, for scratch pins.
+        #[arg(long, env = "ZTUNNEL_BPF_DIR", default_value = config::DEFAULT_BPF_DIR)]
+        bpf_dir: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// A YAML file with any of the settings below, in camelCase: `stateFile: /etc/ztunnel/state.yaml`.
+    #[arg(long, env = "ZTUNNEL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+const RUN_EXAMPLE: &str = "\
+Example:
+  ztunnel run --state-file state.yaml --pods-file pods.yaml --ca-key ca.key --ca-certificate ca.pem
+  curl http://127.0.0.1:15000/connections";
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(run) => serve(*run),
+        Command::Check { bpf_dir } => check(bpf_dir),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("ztunnel: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(run: Run) -> anyhow::Result<ExitCode> {
+    let config = config::load(run.config.as_deref(), run.settings)?;
+    logging::start(&config)?;
+    run::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(bpf_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?;
+    let report = runtime.block_on(redirect::check::self_test(bpf_dir));
+    for feature in &report {
+        println!("{feature}");
+    }
+    let missing = report.iter().filter(|feature| feature.result.is_err()).count();
+    if missing == 0 {
+        println!("this kernel has all that the redirection needs");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("missing: {missing} of {}", report.len());
+    Ok(ExitCode::FAILURE)
+}

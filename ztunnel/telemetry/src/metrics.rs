@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
-use model::Svid;
+use model::SpiffeId;
 
 use crate::Ledgers;
 
@@ -91,9 +91,9 @@ pub fn state_updated(accepted: bool) {
     counter!(names::STATE_UPDATES, "result" => result).increment(1);
 }
 
-pub fn certificate_issued(svid: &Svid) {
-    let expiry = svid.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    gauge!(names::CERTIFICATE_EXPIRY, "identity" => svid.identity.to_string()).set(expiry.as_secs_f64());
+pub fn certificate_issued(identity: &SpiffeId, not_after: SystemTime) {
+    let expiry = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    gauge!(names::CERTIFICATE_EXPIRY, "identity" => identity.to_string()).set(expiry.as_secs_f64());
 }
 
 /// Counts a pod as served for as long as it is held.

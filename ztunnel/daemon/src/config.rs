@@ -1,0 +1,295 @@
+//! The daemon's configuration: flags, environment and file become one valid [`Config`], once.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use model::TrustDomain;
+use serde::{Deserialize, Serialize};
+
+pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
+
+/// What may be set, wherever it is set. The documentation of each field is its `--help`.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// This node's name, as workloads name it.
+    #[arg(long, env = "ZTUNNEL_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+    /// The trust domain of this mesh's identities [default: cluster.local].
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME")]
+    trust_domain: Option<TrustDomain>,
+    /// This cluster's name [default: Kubernetes].
+    #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME")]
+    cluster_id: Option<String>,
+    /// The mesh: workloads, services and policies, in the form of Istio's local configuration. Watched for changes.
+    #[arg(long, env = "ZTUNNEL_STATE_FILE", value_name = "FILE")]
+    state_file: Option<PathBuf>,
+    /// This node's pods that are to be enrolled. Watched for changes.
+    #[arg(long, env = "ZTUNNEL_PODS_FILE", value_name = "FILE")]
+    pods_file: Option<PathBuf>,
+    /// Where programs and maps are pinned; on a BPF file system [default: /sys/fs/bpf/ztunnel].
+    #[arg(long, env = "ZTUNNEL_BPF_DIR", value_name = "DIR")]
+    bpf_dir: Option<PathBuf>,
+    /// A cgroup v2 directory that holds all pods of this node [default: where cgroup v2 is mounted].
+    #[arg(long, env = "ZTUNNEL_CGROUP_ROOT", value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// The node's own network namespace, in which the kubelet runs [default: /proc/1/ns/net].
+    #[arg(long, env = "ZTUNNEL_NODE_NETNS", value_name = "FILE")]
+    node_netns: Option<PathBuf>,
+    /// The kubelet's cgroup: its connections are probes and reach the pods untouched [default: none].
+    #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "DIR")]
+    kubelet_cgroup: Option<PathBuf>,
+    /// The embedded CA's key, PKCS#8 PEM; made with mode 0600 if it is not there.
+    #[arg(long, env = "ZTUNNEL_CA_KEY", value_name = "FILE")]
+    ca_key: Option<PathBuf>,
+    /// The embedded CA's root certificate, PEM; made together with the key.
+    #[arg(long, env = "ZTUNNEL_CA_CERTIFICATE", value_name = "FILE")]
+    ca_certificate: Option<PathBuf>,
+    /// How long a workload's certificate is valid [default: 24h].
+    #[arg(long, env = "ZTUNNEL_CERTIFICATE_LIFETIME", value_name = "DURATION")]
+    certificate_lifetime: Option<Span>,
+    /// Where the admin endpoint listens; it only reads, but tells much [default: 127.0.0.1:15000].
+    #[arg(long, env = "ZTUNNEL_ADMIN_ADDRESS", value_name = "IP:PORT")]
+    admin_address: Option<SocketAddr>,
+    /// Where Prometheus finds the metrics [default: [::]:15020].
+    #[arg(long, env = "ZTUNNEL_METRICS_ADDRESS", value_name = "IP:PORT")]
+    metrics_address: Option<SocketAddr>,
+    /// Where /healthz/ready is asked [default: [::]:15021].
+    #[arg(long, env = "ZTUNNEL_READINESS_ADDRESS", value_name = "IP:PORT")]
+    readiness_address: Option<SocketAddr>,
+    /// Threads that carry connections [default: one for each processor].
+    #[arg(long, env = "ZTUNNEL_WORKER_THREADS", value_name = "COUNT")]
+    worker_threads: Option<usize>,
+    /// What to log: error, warn, info, debug, trace, or filters such as `info,tunnel=debug` [default: info].
+    #[arg(long, env = "ZTUNNEL_LOG_LEVEL", value_name = "FILTER")]
+    log_level: Option<String>,
+    /// How to log: plain or json [default: plain].
+    #[arg(long, env = "ZTUNNEL_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// After SIGTERM, how long open connections may take to end by themselves [default: 30s].
+    #[arg(long, env = "ZTUNNEL_DRAIN_DEADLINE", value_name = "DURATION")]
+    drain_deadline: Option<Span>,
+    /// How long an application waits for its connection to stand, all steps together [default: 10s].
+    #[arg(long, env = "ZTUNNEL_CONNECT_DEADLINE", value_name = "DURATION")]
+    connect_deadline: Option<Span>,
+    /// How long a TLS handshake may take [default: 10s].
+    #[arg(long, env = "ZTUNNEL_HANDSHAKE_DEADLINE", value_name = "DURATION")]
+    handshake_deadline: Option<Span>,
+    /// How often each pod's namespace is looked over for tampering [default: 2s].
+    #[arg(long, env = "ZTUNNEL_INSPECTION_INTERVAL", value_name = "DURATION")]
+    inspection_interval: Option<Span>,
+}
+
+/// What is in force. Serializes into the admin endpoint's `/config_dump`: no secrets here, only their paths.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Config {
+    pub(crate) node_name: String,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) cluster_id: String,
+    pub(crate) state_file: PathBuf,
+    pub(crate) pods_file: PathBuf,
+    pub(crate) bpf_dir: PathBuf,
+    pub(crate) cgroup_root: PathBuf,
+    pub(crate) node_netns: PathBuf,
+    pub(crate) kubelet_cgroup: Option<PathBuf>,
+    pub(crate) ca_key: PathBuf,
+    pub(crate) ca_certificate: PathBuf,
+    pub(crate) certificate_lifetime: Span,
+    pub(crate) admin_address: SocketAddr,
+    pub(crate) metrics_address: SocketAddr,
+    pub(crate) readiness_address: SocketAddr,
+    pub(crate) worker_threads: usize,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) drain_deadline: Span,
+    pub(crate) connect_deadline: Span,
+    pub(crate) handshake_deadline: Span,
+    pub(crate) inspection_interval: Span,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Plain,
+    Json,
+}
+
+/// A duration as people write it: `24h`, `1m 30s`, `500ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) Duration);
+
+/// Flags and environment go before the file, the file before the defaults.
+pub(crate) fn load(file: Option<&Path>, given: Settings) -> anyhow::Result<Config> {
+    let from_file = file.map(read).transpose()?.unwrap_or_default();
+    Config::new(given.or(from_file))
+}
+
+fn read(path: &Path) -> anyhow::Result<Settings> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+impl Settings {
+    fn or(self, other: Self) -> Self {
+        Self {
+            node_name: self.node_name.or(other.node_name),
+            trust_domain: self.trust_domain.or(other.trust_domain),
+            cluster_id: self.cluster_id.or(other.cluster_id),
+            state_file: self.state_file.or(other.state_file),
+            pods_file: self.pods_file.or(other.pods_file),
+            bpf_dir: self.bpf_dir.or(other.bpf_dir),
+            cgroup_root: self.cgroup_root.or(other.cgroup_root),
+            node_netns: self.node_netns.or(other.node_netns),
+            kubelet_cgroup: self.kubelet_cgroup.or(other.kubelet_cgroup),
+            ca_key: self.ca_key.or(other.ca_key),
+            ca_certificate: self.ca_certificate.or(other.ca_certificate),
+            certificate_lifetime: self.certificate_lifetime.or(other.certificate_lifetime),
+            admin_address: self.admin_address.or(other.admin_address),
+            metrics_address: self.metrics_address.or(other.metrics_address),
+            readiness_address: self.readiness_address.or(other.readiness_address),
+            worker_threads: self.worker_threads.or(other.worker_threads),
+            log_level: self.log_level.or(other.log_level),
+            log_format: self.log_format.or(other.log_format),
+            drain_deadline: self.drain_deadline.or(other.drain_deadline),
+            connect_deadline: self.connect_deadline.or(other.connect_deadline),
+            handshake_deadline: self.handshake_deadline.or(other.handshake_deadline),
+            inspection_interval: self.inspection_interval.or(other.inspection_interval),
+        }
+    }
+}
+
+impl Config {
+    fn new(settings: Settings) -> anyhow::Result<Self> {
+        let everywhere = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        let config = Self {
+            node_name: settings.node_name.unwrap_or_default(),
+            trust_domain: settings.trust_domain.map_or_else(|| "cluster.local".parse(), Ok)?,
+            cluster_id: settings.cluster_id.unwrap_or_else(|| "Kubernetes".to_owned()),
+            state_file: needed(settings.state_file, "stateFile", "--state-file")?,
+            pods_file: needed(settings.pods_file, "podsFile", "--pods-file")?,
+            bpf_dir: settings.bpf_dir.unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
+            cgroup_root: settings.cgroup_root.map_or_else(default_cgroup_root, Ok)?,
+            node_netns: settings.node_netns.unwrap_or_else(|| "/proc/1/ns/net".into()),
+            kubelet_cgroup: settings.kubelet_cgroup,
+            ca_key: needed(settings.ca_key, "caKey", "--ca-key")?,
+            ca_certificate: needed(settings.ca_certificate, "caCertificate", "--ca-certificate")?,
+            certificate_lifetime: settings
+                .certificate_lifetime
+                .unwrap_or(Span(Duration::from_secs(24 * 3600))),
+            admin_address: settings
+                .admin_address
+                .unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)),
+            metrics_address: settings.metrics_address.unwrap_or(everywhere(15020)),
+            readiness_address: settings.readiness_address.unwrap_or(everywhere(15021)),
+            worker_threads: settings.worker_threads.unwrap_or_else(processors),
+            log_level: settings.log_level.unwrap_or_else(|| "info".to_owned()),
+            log_format: settings.log_format.unwrap_or(LogFormat::Plain),
+            drain_deadline: settings.drain_deadline.unwrap_or(Span(Duration::from_secs(30))),
+            connect_deadline: settings.connect_deadline.unwrap_or(Span(Duration::from_secs(10))),
+            handshake_deadline: settings.handshake_deadline.unwrap_or(Span(Duration::from_secs(10))),
+            inspection_interval: settings.inspection_interval.unwrap_or(Span(Duration::from_secs(2))),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if self.worker_threads == 0 || self.worker_threads > 1024 {
+            bail!("workerThreads: expected 1 to 1024, found {}", self.worker_threads);
+        }
+        if self.certificate_lifetime.0 < Duration::from_secs(60) {
+            bail!("certificateLifetime: expected at least 1m, found {}", self.certificate_lifetime);
+        }
+        let deadlines = [
+            ("connectDeadline", self.connect_deadline),
+            ("handshakeDeadline", self.handshake_deadline),
+            ("inspectionInterval", self.inspection_interval),
+        ];
+        match deadlines.into_iter().find(|(_, span)| span.0.is_zero()) {
+            Some((name, _)) => bail!("{name}: expected more than 0s"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn needed(value: Option<PathBuf>, name: &str, flag: &str) -> anyhow::Result<PathBuf> {
+    value.with_context(|| format!("{name} is not set: give it in the configuration file, or by {flag}"))
+}
+
+fn default_cgroup_root() -> anyhow::Result<PathBuf> {
+    redirect::check::cgroup2_mount()
+        .context("cgroup v2 is not mounted; set cgroupRoot if it is mounted out of sight")
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, Into::into)
+}
+
+impl FromStr for Span {
+    type Err = humantime::DurationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_duration(text).map(Self)
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPLETE: &str = "stateFile: /s\npodsFile: /p\ncaKey: /k\ncaCertificate: /c\ncgroupRoot: /g\n";
+
+    fn load_text(text: &str, given: Settings) -> anyhow::Result<Config> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        load(Some(file.path()), given)
+    }
+
+    #[test]
+    fn what_is_given_goes_before_the_file_and_the_file_before_the_defaults() {
+        let text = format!("{COMPLETE}drainDeadline: 5s\nnodeName: from-file\n");
+        let given = Settings { node_name: Some("given".to_owned()), ..Settings::default() };
+        let config = load_text(&text, given).unwrap();
+        assert_eq!(config.node_name, "given");
+        assert_eq!(config.drain_deadline, Span(Duration::from_secs(5)));
+        assert_eq!(config.certificate_lifetime, Span(Duration::from_secs(86400)));
+    }
+
+    #[test]
+    fn errors_name_the_place_and_the_cure() {
+        let error = |text: &str| format!("{:#}", load_text(text, Settings::default()).unwrap_err());
+        assert!(error("stateFile: /s\n").contains("podsFile is not set"), "missing");
+        let unknown = error(&format!("{COMPLETE}drainDeadlin: 5s\n"));
+        assert!(unknown.contains("drainDeadlin") && unknown.contains('6'), "{unknown}");
+        assert!(error(&format!("{COMPLETE}drainDeadline: soon\n")).contains("drainDeadline"));
+        assert!(error(&format!("{COMPLETE}workerThreads: 0\n")).contains("1 to 1024"));
+        assert!(error(&format!("{COMPLETE}trustDomain: Not Valid\n")).contains("trust domain"));
+    }
+}

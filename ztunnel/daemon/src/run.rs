@@ -1,0 +1,190 @@
+//! `ztunnel run`, in a visible order: runtimes, state, certificates, eBPF, endpoints, serve, drain.
+//!
+//! Connections are carried by the data plane's threads. Everything else (files, certificates, enrolment, admin)
+//! runs on this one thread, so that no push of state and no scrape stands in a connection's way.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use control::{
+    CertificateEvent, CertificateSettings, Certificates, EmbeddedCa, PodsFile, StateFile, system_clock,
+};
+use model::SharedSnapshot;
+use proxy::{Proxy, ProxySettings};
+use redirect::Redirector;
+use telemetry::{Ledgers, metrics as telemetry_metrics};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tunnel::{Deadlines, Tunnel, TunnelSettings};
+
+use crate::{
+    admin::{self, Admin},
+    config::Config,
+    node::{Node, Parts},
+    verdicts,
+};
+
+/// How often the metrics' own memory is tended.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often, while draining, the open connections are counted.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    let data_plane = Builder::new_multi_thread()
+        .worker_threads(config.worker_threads)
+        .thread_name("data-plane")
+        .enable_all()
+        .build()
+        .context("starting the data plane's threads")?;
+    let control =
+        Builder::new_current_thread().enable_all().build().context("starting the control thread")?;
+    control.block_on(serve(config, &data_plane))?;
+    // Every connection has ended; what is left holds nothing that must be waited for.
+    data_plane.shutdown_background();
+    Ok(())
+}
+
+async fn serve(config: Config, data_plane: &Runtime) -> anyhow::Result<()> {
+    let stopped = stop_signal()?;
+    let exporter = telemetry_metrics::install().context("starting metrics")?;
+    telemetry_metrics::build_info(env!("CARGO_PKG_VERSION"));
+    verdicts::describe();
+    let snapshot = Arc::new(SharedSnapshot::default());
+    let state =
+        StateFile::start(&config.state_file, config.trust_domain.clone(), Arc::clone(&snapshot)).await?;
+    let pods = PodsFile::start(&config.pods_file).await?;
+    let certificates = Arc::new(start_certificates(&config)?);
+    let ledgers = Arc::<Ledgers>::default();
+    let tunnel = Tunnel::new(tunnel_settings(&config), Arc::clone(&certificates));
+    let proxy_settings =
+        ProxySettings { connect_deadline: config.connect_deadline.0, ..ProxySettings::default() };
+    let proxy = Proxy::new(proxy_settings, Arc::clone(&snapshot), tunnel.clone(), Arc::clone(&ledgers));
+    let redirector = Arc::new(start_redirector(&config, data_plane.handle())?);
+    let beating = Arc::clone(&redirector);
+    data_plane.spawn(async move { beating.keep_beating().await });
+    let node = Node::new(Parts {
+        redirector: Arc::clone(&redirector),
+        proxy,
+        ledgers: Arc::clone(&ledgers),
+        certificates: Arc::clone(&certificates),
+        snapshot: Arc::clone(&snapshot),
+        data_plane: data_plane.handle().clone(),
+        inspection_interval: config.inspection_interval.0,
+        drain_deadline: config.drain_deadline.0,
+    });
+    let ready = CancellationToken::new();
+    let admin = Arc::new(Admin {
+        config: config.clone(),
+        snapshot,
+        ledgers: Arc::clone(&ledgers),
+        certificates,
+        node: Arc::clone(&node),
+        exporter: exporter.clone(),
+        state: state.status(),
+        pods: pods.status(),
+        ready: ready.clone(),
+    });
+    admin::serve(&admin).await?;
+    let desired = pods.pods();
+    let first = Arc::clone(&desired.borrow());
+    node.start(&first).await.context("attaching the node's programs")?;
+    tokio::spawn(Arc::clone(&node).run(desired));
+    tokio::spawn(async move {
+        loop {
+            sleep(UPKEEP_INTERVAL).await;
+            exporter.upkeep();
+        }
+    });
+    ready.cancel();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pods = first.len(), "ready");
+    stopped.cancelled().await;
+    drain(&node, &tunnel, &ledgers, config.drain_deadline.0).await;
+    Ok(())
+}
+
+/// Peers are asked to go elsewhere, but whoever still comes is served: a successor has taken the listeners, or
+/// there is none. What is attached stays, and with it each pod's choice of what happens without a daemon.
+async fn drain(node: &Node, tunnel: &Tunnel<Certificates>, ledgers: &Ledgers, within: Duration) {
+    let open = ledgers.live().len();
+    tracing::info!(open, deadline = ?within, "draining");
+    node.drain.cancel();
+    let ended = async {
+        while !ledgers.live().is_empty() {
+            sleep(DRAIN_POLL).await;
+        }
+    };
+    if timeout_at(Instant::now() + within, ended).await.is_err() {
+        tracing::warn!(cut = ledgers.live().len(), "the drain deadline is over; connections are cut");
+    }
+    tunnel.drain();
+    node.cut().await;
+    tracing::info!("stopped");
+}
+
+/// The first SIGTERM or SIGINT drains; a second ends the process at once.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let stopped = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
+    let token = stopped.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if token.is_cancelled() {
+                tracing::warn!("stopped at once by a second signal");
+                std::process::exit(1);
+            }
+            token.cancel();
+        }
+    });
+    Ok(stopped)
+}
+
+fn start_certificates(config: &Config) -> anyhow::Result<Certificates> {
+    let authority = EmbeddedCa::open(
+        &config.ca_key,
+        &config.ca_certificate,
+        config.trust_domain.clone(),
+        config.certificate_lifetime.0,
+        system_clock(),
+    )?;
+    let mut settings = CertificateSettings::new(config.trust_domain.clone());
+    settings.events = Arc::new(|event| match event {
+        CertificateEvent::Issued { identity, not_after } => {
+            telemetry_metrics::certificate_issued(&identity, not_after);
+        }
+        CertificateEvent::Failed { identity, reason } => {
+            tracing::warn!(%identity, reason, "a certificate could not be issued");
+        }
+    });
+    Ok(Certificates::start(authority, settings))
+}
+
+fn start_redirector(config: &Config, data_plane: &Handle) -> anyhow::Result<Redirector> {
+    let settings = redirect::Settings {
+        bpf_dir: config.bpf_dir.clone(),
+        cgroup_root: config.cgroup_root.clone(),
+        node_netns: Some(config.node_netns.clone()),
+        kubelet_cgroup: config.kubelet_cgroup.clone(),
+        data_plane: data_plane.clone(),
+    };
+    Redirector::start(settings)
+        .context("loading the node's programs (`ztunnel check` says what the kernel lacks)")
+}
+
+fn tunnel_settings(config: &Config) -> TunnelSettings {
+    let deadlines = Deadlines {
+        connect: config.connect_deadline.0,
+        tls: config.handshake_deadline.0,
+        preface: config.handshake_deadline.0,
+        ..Deadlines::default()
+    };
+    TunnelSettings { deadlines, ..TunnelSettings::default() }
+}
