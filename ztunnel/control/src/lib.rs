@@ -10,15 +10,15 @@
 //! good state in force, which a [`FileStatus`] tells to log, metric and admin endpoint.
 #![forbid(unsafe_code)]
 
-pub mod certificates;
+mod certificates;
 mod file;
 mod instant;
-pub mod pods;
-pub mod state;
+mod pods;
+mod state;
 
 pub use certificates::{
-    AuthorityError, CertificateAuthority, CertificateEvent, CertificateSettings, CertificateStatus,
-    Certificates, EmbeddedCa, RootError,
+    AuthorityError, CertificateAuthority, CertificateEvent, CertificateSettings, CertificateState,
+    CertificateStatus, Certificates, EmbeddedCa, EventSink, Issued, RootError,
 };
 pub use file::{FileError, FileProblem, FileStatus};
 pub use instant::{Clock, system_clock};

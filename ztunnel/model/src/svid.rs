@@ -74,6 +74,15 @@ pub enum SvidError {
     Expired(SpiffeId),
 }
 
+impl SvidError {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "certificate_unavailable",
+            Self::Expired(_) => "certificate_expired",
+        }
+    }
+}
+
 /// Where SVIDs come from: the embedded CA, Istio's CA, a SPIFFE Workload API.
 pub trait SvidSource: Send + Sync + 'static {
     /// The current certificate of `identity`, obtained first if there is none yet.

@@ -140,3 +140,48 @@ fn directories_to(path: &Path) -> BTreeSet<PathBuf> {
     }
     directories
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn every_directory_through_which_the_way_leads_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir_all(at("map/..v1")).unwrap();
+        fs::create_dir(at("etc")).unwrap();
+        fs::write(at("map/..v1/state.yaml"), "{}").unwrap();
+        symlink("..v1", at("map/..data")).unwrap();
+        symlink("..data/state.yaml", at("map/state.yaml")).unwrap();
+        symlink(at("map/state.yaml"), at("etc/state.yaml")).unwrap();
+        let found = directories_to(&at("etc/state.yaml"));
+        for directory in ["etc", "map", "map/..v1"] {
+            assert!(found.contains(&at(directory)), "{directory} is missing in {found:?}");
+        }
+    }
+
+    #[test]
+    fn of_what_is_not_there_the_nearest_is_found_and_a_loop_ends() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(directories_to(&root.path().join("not/yet/state.yaml")).contains(root.path()));
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        symlink(&b, &a).unwrap();
+        symlink(&a, &b).unwrap();
+        assert!(directories_to(&a).contains(root.path()));
+    }
+
+    #[test]
+    fn a_file_of_the_same_size_written_in_place_has_another_fingerprint() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        assert_eq!(fingerprint(&path), None);
+        fs::write(&path, "a").unwrap();
+        let before = fingerprint(&path);
+        fs::rename(&path, root.path().join("old")).unwrap();
+        fs::write(&path, "b").unwrap();
+        assert_ne!(before, fingerprint(&path));
+    }
+}

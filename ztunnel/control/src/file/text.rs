@@ -56,8 +56,8 @@ fn read_at_most(path: &Path, limit: u64) -> Result<String, FileError> {
 /// it for "nothing" would empty the mesh.
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, FileError> {
     if text.trim().is_empty() {
-        return Err(Place { path, location: Location::UNKNOWN }
-            .error("the file is empty; `{}` says that there is nothing"));
+        let message = "the file is empty; `{}` says that there is nothing".to_owned();
+        return Err(FileError::Invalid { path: path.to_owned(), line: 1, column: 1, message });
     }
     serde_saphyr::from_str_with_options(text, options(text.len())).map_err(|error| {
         let location = error.location().unwrap_or(Location::UNKNOWN);

@@ -78,3 +78,18 @@ async fn a_request_for_somebody_else_or_without_its_key_is_refused() {
     *forged.last_mut().unwrap() ^= 1;
     assert_eq!(ca.sign(&id("a"), &forged.into()).await.unwrap_err().reason(), "refused");
 }
+
+#[tokio::test]
+async fn an_answer_over_another_key_or_without_a_certificate_is_no_svid() {
+    let clock = crate::system_clock();
+    let (ca, _files) = embedded_ca(&clock);
+    let (mine, other) = (request::Request::new(&id("a")).unwrap(), request::Request::new(&id("a")).unwrap());
+    let issued = ca.sign(&id("a"), other.der()).await.unwrap();
+    let refused = mine.into_svid(issued.clone(), clock()).unwrap_err();
+    assert!(refused.to_string().contains("another key"), "{refused}");
+    let dated = other.into_svid(issued.clone(), clock() + 2 * LIFETIME).unwrap_err();
+    assert!(dated.to_string().contains("expired"), "{dated}");
+    let nothing = Issued { chain: Vec::new(), ..issued };
+    let refused = request::Request::new(&id("a")).unwrap().into_svid(nothing, clock()).unwrap_err();
+    assert_eq!(refused.reason(), "bad_answer");
+}
