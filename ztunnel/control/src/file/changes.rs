@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_same_size_written_in_place_has_another_fingerprint() {
+    fn a_file_put_in_the_place_of_another_has_another_fingerprint() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("file");
         assert_eq!(fingerprint(&path), None);
