@@ -65,8 +65,17 @@ fn main() -> ExitCode {
         Command::Check { bpf_dir } => check(bpf_dir),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("ztunnel: {error:#}");
+        eprintln!("ztunnel: {}", whole_story(&error));
         ExitCode::FAILURE
+    })
+}
+
+/// The error with its causes, without those that it has told already.
+fn whole_story(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |story, cause| match story.as_str() {
+        "" => cause,
+        told if told.contains(&cause) => story,
+        told => format!("{told}: {cause}"),
     })
 }
 

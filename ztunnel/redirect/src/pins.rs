@@ -29,17 +29,15 @@ impl Pins {
     /// Makes the directories, readable by nobody but root.
     pub(crate) fn prepare(directory: &Path) -> Result<Self, RedirectError> {
         let pins = Self { directory: directory.to_owned() };
+        if !is_on_bpffs(directory) {
+            return Err(RedirectError::NotBpffs { path: directory.to_owned() });
+        }
         for path in [pins.maps(), pins.links()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&path)
-                .map_err(|source| RedirectError::Path { what: "creating", path: path.clone(), source })?;
-            if statfs(&path).map(|fs| fs.filesystem_type()) != Ok(BPF_FS_MAGIC) {
-                // Not ours to keep outside bpffs: only empty directories go.
-                let _ = fs::remove_dir(&path);
-                return Err(RedirectError::NotBpffs { path });
-            }
+                .map_err(|source| RedirectError::Path { what: "creating", path, source })?;
         }
         Ok(pins)
     }
@@ -114,6 +112,12 @@ pub(crate) fn detach(pin: &Path) -> Result<(), RedirectError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Judged by the nearest directory that exists.
+fn is_on_bpffs(directory: &Path) -> bool {
+    let existing = directory.ancestors().find_map(|path| statfs(path).ok());
+    existing.is_some_and(|file_system| file_system.filesystem_type() == BPF_FS_MAGIC)
 }
 
 fn open(pin: &Path) -> io::Result<Option<OwnedFd>> {
