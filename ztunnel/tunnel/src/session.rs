@@ -56,6 +56,8 @@ pub enum SessionEnd {
     Done,
     #[error("the peer did not answer a PING")]
     Dead,
+    #[error("the connection was lost under its streams: {0}")]
+    Lost(h2::Error),
     #[error("HTTP/2: {0}")]
     Http2(h2::Error),
 }
@@ -75,6 +77,7 @@ impl SessionEnd {
         match self {
             Self::Done => "done",
             Self::Dead => "keepalive",
+            Self::Lost(_) => "connection_lost",
             Self::Http2(_) => "http2",
         }
     }
@@ -152,12 +155,24 @@ impl Session {
             match connection.poll_accept(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return self.ended(SessionEnd::Done),
-                Poll::Ready(Some(Err(error))) => return self.ended(SessionEnd::Http2(error)),
+                Poll::Ready(Some(Err(error))) => {
+                    let end = self.how_ended(error);
+                    return self.ended(end);
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => match self.admit(request, respond) {
                     Some(request) => return Poll::Ready(Some(request)),
                     None => self.rejected += 1,
                 },
             }
+        }
+    }
+
+    /// A peer need not wait for our last words: without streams, nothing is lost with the connection.
+    fn how_ended(&self, error: h2::Error) -> SessionEnd {
+        match error.is_io() {
+            true if self.windows.gauge().streams() == 0 => SessionEnd::Done,
+            true => SessionEnd::Lost(error),
+            false => SessionEnd::Http2(error),
         }
     }
 

@@ -71,24 +71,22 @@ impl TunnelReceiver {
     /// the peer may send as many more. Nothing is lost if the future is dropped.
     pub async fn receive(&mut self) -> Result<Option<Bytes>, StreamError> {
         self.release(self.unreleased);
-        if self.ended {
-            return Ok(None);
-        }
-        let next = poll_fn(|cx| self.stream.poll_data(cx)).await;
-        match next {
-            Some(Ok(data)) => {
-                self.unreleased += data.len();
-                Ok(Some(data))
-            }
-            Some(Err(error)) => {
-                self.ended = true;
-                Err(error.into())
-            }
-            None => {
-                self.ended = true;
-                Ok(None)
+        while !self.ended {
+            match poll_fn(|cx| self.poll_data(cx)).await {
+                // An empty frame does nothing but carry END_STREAM.
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => {
+                    self.unreleased += data.len();
+                    return Ok(Some(data));
+                }
+                Some(Err(error)) => {
+                    self.ended = true;
+                    return Err(error.into());
+                }
+                None => self.ended = true,
             }
         }
+        Ok(None)
     }
 
     /// Says that `bytes` of what was received are handed on, before the next `receive` says so of the rest.
@@ -98,10 +96,17 @@ impl TunnelReceiver {
             return;
         }
         self.unreleased -= bytes;
-        let flow = self.stream.flow_control();
         // Fails only for more than was received.
-        let _ = flow.release_capacity(bytes);
-        self.meter.drained(self.shared.slot.gauge(), bytes, || flow.used_capacity());
+        let _ = self.stream.flow_control().release_capacity(bytes);
+        self.meter.drained(self.shared.slot.gauge(), bytes);
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let data = self.stream.poll_data(cx);
+        if data.is_pending() {
+            self.meter.waits();
+        }
+        data
     }
 }
 

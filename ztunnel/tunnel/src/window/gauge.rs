@@ -38,6 +38,8 @@ pub(crate) struct Slot(Arc<Gauge>);
 pub(crate) struct Meter {
     since: Instant,
     drained: usize,
+    /// The reader found nothing to read since then, so it is not behind.
+    waited: bool,
 }
 
 impl Gauge {
@@ -104,15 +106,20 @@ impl Drop for Slot {
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        Self { since: Instant::now(), drained: 0 }
+        Self::from(Instant::now())
     }
 
-    /// Takes note of bytes that the reader handed on. `unread` tells how many wait for it still.
-    pub(crate) fn drained(&mut self, gauge: &Gauge, bytes: usize, unread: impl FnOnce() -> usize) {
+    /// The reader finds nothing to read.
+    pub(crate) fn waits(&mut self) {
+        self.waited = true;
+    }
+
+    /// The reader has handed `bytes` on.
+    pub(crate) fn drained(&mut self, gauge: &Gauge, bytes: usize) {
         gauge.drained.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Relaxed);
         let now = Instant::now();
         if now.duration_since(self.since) > PERIOD {
-            *self = Self { since: now, drained: 0 };
+            *self = Self::from(now);
         }
         self.drained += bytes;
         let window = gauge.window.load(Relaxed);
@@ -120,12 +127,16 @@ impl Meter {
         if self.drained >= size / 4 && !gauge.busy.load(Relaxed) {
             gauge.busy.store(true, Relaxed);
         }
-        // Twice the window within the period, and not behind: it is the window that holds the sender back.
+        // Twice the window within the period, and never behind for all of it: it is the window that limits.
         if self.drained >= size.saturating_mul(2) {
-            if unread() <= size / 2 {
+            if self.waited {
                 gauge.wanted.fetch_max(window.saturating_mul(2), Relaxed);
             }
-            *self = Self { since: now, drained: 0 };
+            *self = Self::from(now);
         }
+    }
+
+    fn from(since: Instant) -> Self {
+        Self { since, drained: 0, waited: false }
     }
 }

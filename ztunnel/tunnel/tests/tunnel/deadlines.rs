@@ -1,1 +1,165 @@
-//! .
+//! Nobody waits for ever, and nobody waits for somebody else's peer. Time is paused: it jumps when all are waiting.
+
+use std::{sync::Arc, time::Duration};
+
+use model::{SpiffeId, Svid, SvidError, SvidSource};
+use rustls::version;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, timeout},
+};
+use ztunnel_tunnel::{ConnectFn, ConnectHeaders, DialError, StreamError, Tunnel, TunnelSettings};
+
+use crate::{
+    authority::{Authority, Certificates, id},
+    mesh::{Client, Event, Mesh, Server, permit},
+    raw::{self, Raw},
+};
+
+struct NeverAnswers;
+
+impl SvidSource for NeverAnswers {
+    async fn svid(&self, _: &SpiffeId) -> Result<Arc<Svid>, SvidError> {
+        std::future::pending().await
+    }
+}
+
+async fn good_server() -> (Authority, Server) {
+    let authority = Authority::new("mesh");
+    let svids = Certificates::new([authority.svid(&id("server"))]);
+    let server = Server::new(Tunnel::new(TunnelSettings::default(), svids)).await;
+    (authority, server)
+}
+
+fn client_of(authority: &Authority) -> Client {
+    let svids = Certificates::new([authority.svid(&id("client"))]);
+    Client::new(Tunnel::new(TunnelSettings::default(), svids))
+}
+
+/// A slow loris holds a handshake open: it is cut, and meanwhile others are served.
+#[tokio::test(start_paused = true)]
+async fn a_stalled_handshake_is_cut_and_delays_nobody() {
+    let (authority, mut server) = good_server().await;
+    let began = Instant::now();
+    let _stalled = TcpStream::connect(server.address).await.unwrap();
+    let address = server.address;
+    let client = client_of(&authority);
+    let accepting = async { server.request().await.accept("").unwrap() };
+    let (dialed, _accepted) = tokio::join!(client.dial(address), accepting);
+    dialed.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10), "the other had to wait");
+    assert_eq!(server.refusal().await.reason(), "handshake_deadline");
+    assert!(began.elapsed() >= Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_sends_its_preface_is_cut() {
+    let (authority, mut server) = good_server().await;
+    let leaf = authority.leaf(&[&id("client").to_string()], |_| {});
+    let config = raw::config(&version::TLS13, Some(leaf), &[b"h2"]);
+    let _stream = raw::connect(server.address, config).await.unwrap();
+    assert_eq!(server.refusal().await.reason(), "preface_deadline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_ping_is_cut() {
+    let (authority, mut server) = good_server().await;
+    let leaf = authority.leaf(&[&id("client").to_string()], |_| {});
+    let config = raw::config(&version::TLS13, Some(leaf), &[b"h2"]);
+    let began = Instant::now();
+    let _raw = Raw::connect(server.address, config).await;
+    assert_eq!(server.ended().await.0, "keepalive");
+    assert!(began.elapsed() >= Duration::from_secs(30), "10 s to the PING and 20 s for its answer");
+}
+
+/// Its PINGs keep an idle connection, so the one before this fails for the right reason.
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_on_a_healthy_connection_stays() {
+    let mut mesh = Mesh::new().await;
+    let (dialed, mut far) = mesh.stream().await;
+    let mut near = dialed.stream;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    near.sender.finish().unwrap();
+    assert_eq!(far.receiver.receive().await.unwrap(), None);
+}
+
+/// The server's session stands still, as in a hung process: its kernel goes on to acknowledge TCP.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_no_ping_is_given_up() {
+    let authority = Authority::new("mesh");
+    let svids = Certificates::new([authority.svid(&id("server"))]);
+    let tunnel = Tunnel::new(TunnelSettings::default(), svids);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = client_of(&authority);
+    let serving = async {
+        let mut session = tunnel.terminate(listener.accept().await.unwrap().0, &id("server")).await.unwrap();
+        let far = session.next().await.unwrap().accept("").unwrap();
+        // The answer leaves, then nothing moves any more.
+        let _ = timeout(Duration::from_millis(1), session.next()).await;
+        (session, far)
+    };
+    let (dialed, _held) = tokio::join!(client.dial(address), serving);
+    let mut near = dialed.unwrap().stream;
+    assert!(matches!(near.receiver.receive().await, Err(StreamError::Connection(_))));
+}
+
+async fn dial_one<S: SvidSource>(tunnel: &Tunnel<S>, connect: ConnectFn) -> DialError {
+    let permit = permit("client", "server", "127.0.0.1:15008".parse().unwrap());
+    tunnel.dial(permit, ConnectHeaders::default(), connect).await.expect_err("nobody answers")
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_step_of_a_dial_has_its_deadline() {
+    let never: ConnectFn = Box::new(|_| Box::pin(std::future::pending()));
+    let nobody = Tunnel::new(TunnelSettings::default(), Arc::new(NeverAnswers));
+    assert_eq!(dial_one(&nobody, never).await.reason(), "svid_deadline");
+
+    let authority = Authority::new("mesh");
+    let client = client_of(&authority);
+    let never: ConnectFn = Box::new(|_| Box::pin(std::future::pending()));
+    assert_eq!(dial_one(&client.tunnel, never).await.reason(), "connect_deadline");
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let error = client.dial(silent.local_addr().unwrap()).await.unwrap_err();
+    assert_eq!(error.reason(), "handshake_deadline");
+
+    let (_, mut server) = {
+        let svids = Certificates::new([authority.svid(&id("server"))]);
+        ((), Server::new(Tunnel::new(TunnelSettings::default(), svids)).await)
+    };
+    let address = server.address;
+    let holding = async { server.request().await };
+    let (dialed, _request) = tokio::join!(client.dial(address), holding);
+    assert_eq!(dialed.unwrap_err().reason(), "answer_deadline");
+}
+
+/// A connection on which an answer failed to come is not given to the next.
+#[tokio::test(start_paused = true)]
+async fn an_unanswered_dial_spends_its_connection() {
+    let Mesh { client, mut server } = Mesh::new().await;
+    let address = server.address;
+    let (dialed, _request) = tokio::join!(client.dial(address), server.request());
+    assert_eq!(dialed.unwrap_err().reason(), "answer_deadline");
+    let accepting = async { server.request().await.accept("").unwrap() };
+    let (dialed, _accepted) = tokio::join!(client.dial(address), accepting);
+    dialed.unwrap();
+    assert_eq!(client.connects(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_after_five_minutes() {
+    let mut mesh = Mesh::new().await;
+    let (dialed, far) = mesh.stream().await;
+    let began = Instant::now();
+    drop((dialed, far));
+    loop {
+        if let Event::Ended { reason, .. } = mesh.server.event().await {
+            break assert_eq!(reason, "done");
+        }
+    }
+    assert!(began.elapsed() >= Duration::from_secs(300));
+    assert!(began.elapsed() <= Duration::from_secs(320));
+    let (_dialed, _far) = mesh.stream().await;
+    assert_eq!(mesh.client.connects(), 2);
+}
