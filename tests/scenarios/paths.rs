@@ -1,0 +1,1 @@
+//! Who reaches whom, and by which path.
