@@ -1,1 +1,0 @@
-//! Who reaches whom, and by which path.
