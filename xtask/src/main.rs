@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("\nerror: {error:?}");
+            eprintln!("\nerror: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -86,12 +86,20 @@ impl Daemon {
     pub fn connections(&self) -> Result<Vec<Value>> {
         match self.admin("/connections")? {
             Value::Array(connections) => Ok(connections),
-            Value::Object(mut page) => match page.remove("connections") {
-                Some(Value::Array(connections)) => Ok(connections),
-                other => bail!("/connections holds no list: {other:?}"),
-            },
             other => bail!("/connections is {other}"),
         }
+    }
+
+    /// Whether this pod is served, and without a problem.
+    pub fn serves(&self, uid: &str) -> bool {
+        let pods = self.admin("/pods").unwrap_or_default();
+        let is_it = |pod: &&Value| pod["uid"] == uid && pod["enrolled"] == true && pod["problem"].is_null();
+        pods.as_array().is_some_and(|pods| pods.iter().any(|pod| is_it(&pod)))
+    }
+
+    /// How often the kernel side has decided so, by the verdict's name.
+    pub fn verdict(&self, name: &str) -> Result<u64> {
+        self.admin("/verdicts")?[name].as_u64().with_context(|| format!("there is no verdict {name}"))
     }
 
     /// The sum of a metric's series that carry all of these labels.

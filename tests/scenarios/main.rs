@@ -1,0 +1,8 @@
+//! What the whole must do, shown in network namespaces with real eBPF and real daemons.
+//!
+//! Each file is one group of scenarios; each test says what it would catch, and runs over IPv4 and IPv6. Needs root
+//! and a built daemon: run it by `cargo xtask test`. What is missing fails loudly.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod paths;
+mod support;
