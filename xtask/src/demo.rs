@@ -4,6 +4,7 @@
 //! behind, however it ended.
 
 use std::{
+    path::PathBuf,
     process::{Child, Command},
     time::Duration,
 };
@@ -25,14 +26,14 @@ pub(crate) struct Options {
     /// Leave the nodes up until Ctrl-C, and say how to look around
     #[arg(long)]
     keep: bool,
-    /// The demo itself, without set-up
-    #[arg(long, hide = true)]
-    inner: bool,
+    /// The demo itself with this daemon, without set-up
+    #[arg(long, hide = true, value_name = "DAEMON")]
+    inner: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if options.inner {
-        return show::run(options.keep);
+    if let Some(daemon) = &options.inner {
+        return show::run(daemon, options.keep);
     }
     setup::everything()?;
     ebpf::build(&setup::for_ebpf()?)?;
@@ -46,7 +47,10 @@ fn supervise(options: &Options) -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["demo", "--inner"]).args(options.keep.then_some("--keep"));
+    command
+        .args(["demo", "--inner"])
+        .arg(workspace::built("release", "ztunnel"))
+        .args(options.keep.then_some("--keep"));
     let mut child = command.spawn().context("starting the demo")?;
     pass_on(signals, &child)?;
     let status = child.wait()?;

@@ -1,5 +1,7 @@
 //! The demo itself.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
@@ -9,15 +11,14 @@ use super::{
     report::{Report, size},
     traffic::{self, Request, Server},
 };
-use crate::workspace;
 
 const NODES: [&str; 2] = ["client neighbour", "server other"];
 
-pub(crate) fn run(keep: bool) -> Result<()> {
+pub(crate) fn run(daemon: &Path, keep: bool) -> Result<()> {
     // The marker of this run and of no other.
     let marker = format!("secret-{:x}-{:x}", std::process::id(), std::time::UNIX_EPOCH.elapsed()?.as_nanos());
     let mut report = Report::default();
-    let mut mesh = MeshPlan::new(&NODES).binary(workspace::built("release", "ztunnel")).build()?;
+    let mut mesh = MeshPlan::new(&NODES).binary(daemon.to_owned()).build()?;
     println!("\nTwo nodes, two pods each, on this machine:");
     println!("  node 1: client, neighbour ── 10.0.0.0/24, fd00::/64 ── node 2: server, other");
     let server = Server::start(&mesh, &marker)?;
@@ -48,15 +49,19 @@ fn without_the_mesh(mesh: &Mesh, report: &mut Report, marker: &str) -> Result<()
 }
 
 fn with_the_mesh(mesh: &Mesh, report: &mut Report, marker: &str, server: &Server) -> Result<()> {
+    let earlier = server.logged();
     let (requests, recording) = traffic::ask(mesh, marker)?;
     for request in &requests {
-        connection(mesh, report, request, marker, server);
+        let client = mesh.pod("client").ips()[usize::from(request.target.is_ipv6())];
+        let kept = request.client.ip() == client && server.saw(client, earlier);
+        connection(mesh, report, request, marker);
+        report.claim(kept, &format!("the server saw the client's own address, {client}"));
     }
     wire(mesh, report, &recording, marker);
     Ok(())
 }
 
-fn connection(mesh: &Mesh, report: &mut Report, request: &Request, marker: &str, server: &Server) {
+fn connection(mesh: &Mesh, report: &mut Report, request: &Request, marker: &str) {
     report.heading(&format!("With the mesh, {}: {}", family_of(request.target.ip()), request.command));
     report.claim(request.answer.contains(marker), "curl got the same answer");
     let lines =
@@ -78,11 +83,6 @@ fn connection(mesh: &Mesh, report: &mut Report, request: &Request, marker: &str,
         );
     }
     report.found(numbers(outbound, inbound), "both daemons agree on the bytes");
-    let client = mesh.pod("client").ips()[usize::from(request.target.is_ipv6())];
-    report.claim(
-        request.client.ip() == client && server.saw(client),
-        &format!("the server saw the client's own address, {client}"),
-    );
 }
 
 /// The access log's line about the request.

@@ -46,9 +46,15 @@ impl Server {
         Ok(Self { _process: process, log })
     }
 
-    /// The clients that the server says it saw.
-    pub(crate) fn saw(&self, client: IpAddr) -> bool {
+    /// How much the server has logged so far.
+    pub(crate) fn logged(&self) -> usize {
+        fs::metadata(&self.log).map_or(0, |metadata| usize::try_from(metadata.len()).unwrap_or(0))
+    }
+
+    /// Whether the server says that it saw this client, in what it logged after `earlier` bytes.
+    pub(crate) fn saw(&self, client: IpAddr, earlier: usize) -> bool {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = text.get(earlier..).unwrap_or_default();
         let seen = text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]:"));
         seen.filter_map(|(ip, _)| ip.parse::<IpAddr>().ok()).any(|ip| ip.to_canonical() == client)
     }
