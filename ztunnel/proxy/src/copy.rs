@@ -28,10 +28,10 @@ pub(crate) async fn through_tunnel(
     let (reader, writer) = leg.split();
     let away = Direction { from: near, counters };
     let back = Direction { from: near.opposite(), counters };
-    let answered = AtomicBool::new(false);
+    let receiving = AtomicBool::new(true);
     let result = both(
-        tcp_to_tunnel(reader, &mut sender, &away, &answered),
-        tunnel_to_tcp(&mut receiver, writer, &back, &answered),
+        tcp_to_tunnel(reader, &mut sender, &away, &receiving),
+        tunnel_to_tcp(&mut receiver, writer, &back, &receiving),
     )
     .await;
     finish([leg], result)
@@ -56,24 +56,25 @@ pub(crate) async fn between_sockets(
 }
 
 /// Runs both directions to their end. A direction that has ended hands back a watch: it no longer reads from its
-/// source, so nothing else would notice an abort of it while the other direction is idle.
+/// source, so nothing else would notice an abort of it while the other direction is idle. `answer` is polled first.
 async fn both<A: Future<Output = Broken>, B: Future<Output = Broken>>(
     request: impl Future<Output = Result<A, Broken>>,
     answer: impl Future<Output = Result<B, Broken>>,
 ) -> Result<(), Broken> {
     let (mut request, mut answer) = (pin!(request), pin!(answer));
     tokio::select! {
-        ended = &mut request => {
-            let watch = ended?;
-            tokio::select! {
-                ended = answer => ended.map(drop),
-                broken = watch => Err(broken),
-            }
-        }
+        biased;
         ended = &mut answer => {
             let watch = ended?;
             tokio::select! {
                 ended = request => ended.map(drop),
+                broken = watch => Err(broken),
+            }
+        }
+        ended = &mut request => {
+            let watch = ended?;
+            tokio::select! {
+                ended = answer => ended.map(drop),
                 broken = watch => Err(broken),
             }
         }

@@ -72,7 +72,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let uid = &self.local.uid;
         let source = snapshot.workload(uid).ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
         ledger.set_source(source);
-        refuse_loop(source, destination)?;
+        refuse_loop(source, client, destination)?;
 
         let route = resolve(&snapshot, source, destination, rand::random())?;
         record_route(ledger, &route);
@@ -130,10 +130,16 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
 }
 
 /// The pod's own addresses and what the kernel makes its own are never captured; if they come here, steering is
-/// broken and to connect would bring them here again.
-fn refuse_loop(source: &Workload, OriginalDst(destination): OriginalDst) -> Result<(), Failure> {
+/// broken and to connect would bring them here again. So would an address of the pod that the mesh does not know:
+/// the kernel gives a connection to it that very address as its source.
+fn refuse_loop(
+    source: &Workload,
+    ClientAddr(client): ClientAddr,
+    OriginalDst(destination): OriginalDst,
+) -> Result<(), Failure> {
     let ip = destination.ip().to_canonical();
-    if ip.is_loopback() || ip.is_unspecified() || source.has_ip(ip) {
+    let returns = ip == client.ip().to_canonical();
+    if returns || ip.is_loopback() || ip.is_unspecified() || source.has_ip(ip) {
         return Err(Failure::Loop(destination));
     }
     Ok(())

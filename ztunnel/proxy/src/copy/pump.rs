@@ -3,6 +3,7 @@
 use std::{
     future::{pending, poll_fn},
     io,
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::Poll,
 };
@@ -44,12 +45,13 @@ impl Direction<'_> {
     }
 }
 
-/// Once it has ended, gives a watch for an abort of its source. `answered` says that the other direction has ended.
+/// Once it has ended, gives a watch for an abort of its source. `receiving` is what the other direction is doing; it runs in
+/// the same task and is polled first, so what it says is true whenever this one is polled.
 pub(super) async fn tcp_to_tunnel(
     mut from: ReadHalf<'_>,
     to: &mut TunnelSender,
     direction: &Direction<'_>,
-    answered: &AtomicBool,
+    receiving: &AtomicBool,
 ) -> Result<impl Future<Output = Broken>, Broken> {
     let stream_failed = |error| Broken::stream(direction.from.opposite(), error);
     let mut size = ChunkSize::new();
@@ -57,7 +59,7 @@ pub(super) async fn tcp_to_tunnel(
         // No buffer is held while there is nothing to read.
         tokio::select! {
             ready = from.readable() => ready.map_err(|error| direction.read_failed(error))?,
-            error = broken(to, answered) => return Err(stream_failed(error)),
+            error = broken(to, receiving) => return Err(stream_failed(error)),
         }
         let mut buffer = size.buffer();
         let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
@@ -79,12 +81,15 @@ pub(super) async fn tunnel_to_tcp(
     from: &mut TunnelReceiver,
     mut to: WriteHalf<'_>,
     direction: &Direction<'_>,
-    answered: &AtomicBool,
+    receiving: &AtomicBool,
 ) -> Result<impl Future<Output = Broken>, Broken> {
-    while let Some(data) = from.receive().await.map_err(|error| Broken::stream(direction.from, error))? {
+    loop {
+        receiving.store(true, Relaxed);
+        let received = from.receive().await.map_err(|error| Broken::stream(direction.from, error))?;
+        receiving.store(false, Relaxed);
+        let Some(data) = received else { break };
         write(&mut to, data, direction).await?;
     }
-    answered.store(true, Relaxed);
     to.shutdown().await.map_err(|error| direction.write_failed(error))?;
     // From here the other direction watches the stream.
     Ok(pending())
@@ -114,11 +119,11 @@ pub(super) async fn tcp_to_tcp(
     }
 }
 
-/// A reset of the stream shows in `receive`, after the data that came before it. Only once there is nothing left to
-/// receive it has to be watched for here. Both directions run in one task, so the flag is seen when it changes.
-async fn broken(to: &mut TunnelSender, answered: &AtomicBool) -> StreamError {
-    poll_fn(|_| if answered.load(Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
-    to.broken().await
+/// While the other direction receives, it learns of a reset itself, after the data that came before. While it does not
+/// (the application is slow, or the peer has ended its side) nobody else would notice.
+async fn broken(to: &mut TunnelSender, receiving: &AtomicBool) -> StreamError {
+    let mut broken = pin!(to.broken());
+    poll_fn(|cx| if receiving.load(Relaxed) { Poll::Pending } else { broken.as_mut().poll(cx) }).await
 }
 
 async fn write(to: &mut WriteHalf<'_>, mut data: Bytes, direction: &Direction<'_>) -> Result<(), Broken> {

@@ -1,0 +1,301 @@
+//! Two nodes with a pod each, `c1` and `s1`, and a world around them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use model::{
+    ClientAddr, OriginalDst, Role, SharedSnapshot, Snapshot, Workload, WorkloadUid, address::HBONE_PORT,
+    authorize::MtlsMode, policy::Policy, service::Service, workload::Protocol,
+};
+use telemetry::Ledgers;
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinHandle,
+};
+use tunnel::{Deadlines, Tunnel, TunnelSettings};
+use ztunnel_proxy::{Arrival, LocalWorkload, PodSockets, Proxy, ProxySettings, Stop};
+
+use crate::identity::TestAuthority;
+
+pub(crate) const C1: &str = "10.0.1.10";
+pub(crate) const S1: &str = "10.0.2.10";
+/// Nobody the mesh knows.
+pub(crate) const OUTSIDE: &str = "10.0.9.9";
+pub(crate) const WEB_VIP: &str = "10.96.0.10";
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(address), port)
+}
+
+pub(crate) fn uid(name: &str) -> WorkloadUid {
+    WorkloadUid::new(&format!("Kubernetes//Pod/default/{name}"))
+}
+
+pub(crate) fn identity(name: &str) -> String {
+    format!("spiffe://cluster.local/ns/default/sa/sa-{name}")
+}
+
+fn swap_first(address: SocketAddr, first: u8) -> SocketAddr {
+    let IpAddr::V4(v4) = address.ip() else { panic!("only IPv4 is played") };
+    let [_, b, c, d] = v4.octets();
+    SocketAddr::new(Ipv4Addr::new(first, b, c, d).into(), address.port())
+}
+
+fn in_mesh(real: SocketAddr) -> SocketAddr {
+    swap_first(real, 10)
+}
+
+/// The network: where mesh addresses really are.
+#[derive(Default)]
+pub(crate) struct Net {
+    places: Mutex<HashMap<SocketAddr, SocketAddr>>,
+    /// What a captured client asked for, by its own address.
+    asked: Mutex<HashMap<SocketAddr, OriginalDst>>,
+    /// Connecting there never ends.
+    black_holes: Mutex<HashSet<SocketAddr>>,
+}
+
+impl Net {
+    pub(crate) async fn listen(&self, address: SocketAddr) -> TcpListener {
+        let real = SocketAddr::new(swap_first(address, 127).ip(), 0);
+        let listener = TcpListener::bind(real).await.unwrap();
+        self.places.lock().unwrap().insert(address, listener.local_addr().unwrap());
+        listener
+    }
+
+    pub(crate) fn swallow(&self, address: SocketAddr) {
+        self.black_holes.lock().unwrap().insert(address);
+    }
+
+    pub(crate) async fn connect(&self, from: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {
+        if self.black_holes.lock().unwrap().contains(&target) {
+            std::future::pending::<()>().await;
+        }
+        let place = self.places.lock().unwrap().get(&target).copied();
+        let place = place.ok_or(io::ErrorKind::ConnectionRefused)?;
+        let socket = socket_of(from);
+        self.ask(&socket, target);
+        socket.connect(place).await
+    }
+
+    fn ask(&self, socket: &TcpSocket, destination: SocketAddr) {
+        let client = socket.local_addr().unwrap();
+        self.asked.lock().unwrap().insert(client, OriginalDst(destination));
+    }
+
+    fn asked(&self, client: SocketAddr) -> OriginalDst {
+        self.asked.lock().unwrap()[&client]
+    }
+}
+
+fn socket_of(owner: IpAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(swap_first(SocketAddr::new(owner, 0), 127)).unwrap();
+    socket
+}
+
+/// Plays the steering of one pod.
+pub(crate) struct PodOnLoopback {
+    net: Arc<Net>,
+    ip: IpAddr,
+    listeners: HashMap<Role, TcpListener>,
+    /// Arrivals are our own connections, which show the addresses that we see ourselves.
+    looping: AtomicBool,
+    /// The next accepts fail so.
+    pub(crate) failing_accepts: Mutex<Vec<io::Error>>,
+}
+
+impl PodOnLoopback {
+    async fn new(net: &Arc<Net>, ip: IpAddr) -> Self {
+        let mut listeners = HashMap::new();
+        for role in Role::ALL {
+            let port = if role == Role::InboundHbone { HBONE_PORT } else { 0 };
+            listeners.insert(role, net.listen(SocketAddr::new(ip, port)).await);
+        }
+        Self {
+            net: Arc::clone(net),
+            ip,
+            listeners,
+            looping: AtomicBool::new(false),
+            failing_accepts: Mutex::default(),
+        }
+    }
+
+    /// `owner`'s connection to `destination`, steered to this pod's listener for `role`.
+    async fn captured(&self, role: Role, owner: IpAddr, destination: SocketAddr) -> io::Result<TcpStream> {
+        let socket = socket_of(owner);
+        self.net.ask(&socket, destination);
+        socket.connect(self.listeners[&role].local_addr()?).await
+    }
+
+    /// `address` leads to this pod's own listener for plaintext, as if steering had failed.
+    pub(crate) fn loop_back(&self, address: SocketAddr) {
+        let listener = self.listeners[&Role::InboundPlaintext].local_addr().unwrap();
+        self.net.places.lock().unwrap().insert(address, listener);
+        self.looping.store(true, Relaxed);
+    }
+
+    pub(crate) async fn hbone(&self, owner: &str) -> TcpStream {
+        socket_of(ip(owner)).connect(self.listeners[&Role::InboundHbone].local_addr().unwrap()).await.unwrap()
+    }
+}
+
+impl PodSockets for PodOnLoopback {
+    async fn accept(&self, role: Role) -> io::Result<Arrival> {
+        if let Some(error) = self.failing_accepts.lock().unwrap().pop() {
+            return Err(error);
+        }
+        let (stream, real) = self.listeners[&role].accept().await?;
+        let destination = match role {
+            Role::InboundHbone => OriginalDst(SocketAddr::new(self.ip, HBONE_PORT)),
+            Role::Outbound | Role::InboundPlaintext => self.net.asked(real),
+        };
+        let client = if self.looping.load(Relaxed) { real } else { in_mesh(real) };
+        Ok(Arrival { stream, client: ClientAddr(client), destination })
+    }
+
+    async fn connect(&self, target: SocketAddr) -> io::Result<TcpStream> {
+        self.net.connect(self.ip, target).await
+    }
+
+    async fn connect_application(&self, source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStream> {
+        self.net.connect(source.unwrap_or(self.ip), target).await
+    }
+}
+
+/// A pod, its node's proxy, and what that proxy says of itself.
+pub(crate) struct Node {
+    pub(crate) sockets: Arc<PodOnLoopback>,
+    pub(crate) ledgers: Arc<Ledgers>,
+    pub(crate) stop: Stop,
+    pub(crate) serving: Option<JoinHandle<()>>,
+}
+
+pub(crate) struct Mesh {
+    pub(crate) net: Arc<Net>,
+    pub(crate) snapshot: Arc<SharedSnapshot>,
+    pub(crate) c1: Node,
+    pub(crate) s1: Node,
+}
+
+pub(crate) struct Options {
+    pub(crate) mtls: MtlsMode,
+    pub(crate) settings: ProxySettings,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let settings = ProxySettings {
+            recheck_interval: Duration::from_millis(5),
+            connect_deadline: Duration::from_secs(5),
+            ..ProxySettings::default()
+        };
+        Self { mtls: MtlsMode::Permissive, settings }
+    }
+}
+
+impl Mesh {
+    pub(crate) async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
+        let net = Arc::new(Net::default());
+        let snapshot = Arc::new(SharedSnapshot::default());
+        snapshot.publish(state());
+        let authority = Arc::new(TestAuthority::new(&"cluster.local".parse().unwrap()));
+        let c1 = Node::start("c1", C1, &net, &snapshot, &authority, &options).await;
+        let s1 = Node::start("s1", S1, &net, &snapshot, &authority, &options).await;
+        Self { net, snapshot, c1, s1 }
+    }
+
+    /// The application in `c1` connects.
+    pub(crate) async fn connect(&self, destination: SocketAddr) -> TcpStream {
+        self.c1.sockets.captured(Role::Outbound, ip(C1), destination).await.unwrap()
+    }
+
+    /// Somebody outside connects to `s1` without a tunnel.
+    pub(crate) async fn connect_in_clear(&self, destination: SocketAddr) -> TcpStream {
+        self.s1.sockets.captured(Role::InboundPlaintext, ip(OUTSIDE), destination).await.unwrap()
+    }
+
+    /// A connection from `c1` to a server in `s1`, and the server's end.
+    pub(crate) async fn pair(&self) -> (TcpStream, TcpStream) {
+        let listener = self.net.listen(at(S1, 8080)).await;
+        let client = self.connect(at(S1, 8080)).await;
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    pub(crate) fn enforce(&self, policy: Policy) {
+        let mut snapshot = (*self.snapshot.load()).clone();
+        snapshot.insert_policy(policy);
+        self.snapshot.publish(snapshot);
+    }
+}
+
+impl Node {
+    async fn start(
+        name: &str,
+        address: &str,
+        net: &Arc<Net>,
+        snapshot: &Arc<SharedSnapshot>,
+        authority: &Arc<TestAuthority>,
+        options: &Options,
+    ) -> Self {
+        let step = Duration::from_secs(5);
+        let deadlines = Deadlines { svid: step, connect: step, tls: step, preface: step, answer: step };
+        let tunnel_settings = TunnelSettings { deadlines, ..TunnelSettings::default() };
+        let tunnel = Tunnel::new(tunnel_settings, Arc::clone(authority));
+        let ledgers = Arc::new(Ledgers::default());
+        let proxy =
+            Proxy::new(options.settings.clone(), Arc::clone(snapshot), tunnel.clone(), Arc::clone(&ledgers));
+        let sockets = Arc::new(PodOnLoopback::new(net, ip(address)).await);
+        let stop = Stop::default();
+        let local = LocalWorkload { uid: uid(name), mtls: options.mtls };
+        let serving = tokio::spawn(proxy.serve(local, Arc::clone(&sockets), stop.clone()));
+        Self { sockets, ledgers, stop, serving: Some(serving) }
+    }
+}
+
+fn state() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for (name, address) in [("c1", C1), ("s1", S1)] {
+        let mut workload = Workload::new(uid(name), name, identity(name).parse().unwrap(), vec![ip(address)]);
+        workload.protocol = Protocol::Hbone;
+        workload.workload_name = name.to_owned();
+        for service in ["web", "own"] {
+            if (service == "own") == (name == "c1") {
+                let key = format!("default/{service}.default.svc.cluster.local").parse().unwrap();
+                workload.services.insert(key, [].into());
+            }
+        }
+        snapshot.insert_workload(workload);
+    }
+    snapshot.insert_service(service("web", WEB_VIP));
+    snapshot.insert_service(service("own", "10.96.0.11"));
+    snapshot
+}
+
+fn service(name: &str, vip: &str) -> Service {
+    Service {
+        name: name.into(),
+        namespace: "default".into(),
+        hostname: format!("{name}.default.svc.cluster.local"),
+        vips: vec![format!("/{vip}").parse().unwrap()],
+        ports: [(80, 8080)].into(),
+        subject_alt_names: vec![],
+        waypoint: None,
+    }
+}

@@ -1,0 +1,94 @@
+//! Who may connect, at the start and later.
+
+use std::io::ErrorKind;
+
+use model::policy::{Action, Match, Policy, Scope};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    mesh::{Mesh, S1, at},
+    observed::Observed,
+};
+
+fn deny(rule: Match) -> Policy {
+    Policy {
+        name: "deny".into(),
+        namespace: "default".into(),
+        scope: Scope::Namespace,
+        action: Action::Deny,
+        rules: vec![vec![vec![rule]]],
+        dry_run: false,
+    }
+}
+
+fn deny_port(port: u16) -> Policy {
+    deny(Match { destination_ports: vec![port], ..Match::default() })
+}
+
+#[tokio::test]
+async fn a_denied_client_is_reset_and_both_sides_say_why() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    mesh.enforce(deny_port(8080));
+    let _listener = mesh.net.listen(at(S1, 8080)).await;
+    let mut client = mesh.connect(at(S1, 8080)).await;
+    let error = client.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    observed.line(&["ERROR", r#"direction="outbound""#, "401"]).await;
+    let line = observed.line(&["ERROR", r#"direction="inbound""#, r#"reason="denied_by_policy""#]).await;
+    assert!(line.contains(r#"policy="default/deny""#), "{line}");
+    let at_source = [r#"reporter="source""#, r#"response_flags="CONNECT""#];
+    let at_destination = [r#"reporter="destination""#, r#"response_flags="DENY""#];
+    for labels in [at_source, at_destination] {
+        assert_eq!(observed.metric("istio_tcp_connections_failed_total", &labels), 1, "{labels:?}");
+    }
+}
+
+#[tokio::test]
+async fn denied_plaintext_is_reset() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    mesh.enforce(deny_port(8080));
+    let listener = mesh.net.listen(at(S1, 8080)).await;
+    let mut client = mesh.connect_in_clear(at(S1, 8080)).await;
+    let error = client.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    observed.line(&["ERROR", r#"path="plaintext""#, r#"policy="default/deny""#]).await;
+    let accepted = tokio::time::timeout(std::time::Duration::from_millis(50), listener.accept()).await;
+    assert!(accepted.is_err(), "the application heard of somebody who was denied");
+}
+
+/// Revoking access must not wait for the attacker to hang up. What the new policy allows goes on.
+#[tokio::test]
+async fn a_change_of_policy_ends_what_it_forbids_and_nothing_else() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let (mut denied, mut denied_server) = mesh.pair().await;
+    let _listener = mesh.net.listen(at(S1, 8080)).await;
+    let mut clear = mesh.connect_in_clear(at(S1, 8080)).await;
+    let other = mesh.net.listen(at(S1, 9090)).await;
+    let mut allowed = mesh.connect(at(S1, 9090)).await;
+    let (mut allowed_server, _) = other.accept().await.unwrap();
+    clear.write_all(b"x").await.unwrap();
+    crate::observed::eventually("all stand", || {
+        mesh.s1.ledgers.live().iter().all(|c| c.established).then_some(())
+    })
+    .await;
+
+    mesh.enforce(deny_port(8080));
+    for stream in [&mut denied, &mut denied_server, &mut clear] {
+        let error = stream.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    for path in [r#"path="hbone""#, r#"path="plaintext""#] {
+        observed.line(&["ERROR", path, r#"reason="denied_by_policy""#, r#"policy="default/deny""#]).await;
+    }
+    let denied_labels = [r#"reporter="destination""#, r#"response_flags="DENY""#];
+    assert_eq!(observed.metric("istio_tcp_connections_closed_total", &denied_labels), 2);
+    assert_eq!(observed.metric("istio_tcp_connections_failed_total", &denied_labels), 0, "they had stood");
+
+    allowed.write_all(b"still").await.unwrap();
+    let mut bytes = [0; 5];
+    allowed_server.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"still");
+}
