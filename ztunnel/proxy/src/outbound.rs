@@ -37,7 +37,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             Ok(application) => self.carry_out(application, client, destination, &mut ledger).await,
             Err(error) => Failure::from(error).into_outcome(),
         };
-        ledger.close(outcome);
+        ledger.close(&outcome);
     }
 
     /// Failing drops the application's leg, which resets it.
