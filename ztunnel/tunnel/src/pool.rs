@@ -18,7 +18,8 @@ use model::WorkloadUid;
 use parking_lot::Mutex;
 use tokio::{sync::SetOnce, task::AbortHandle};
 
-pub(crate) use connection::{Driver, Live, OpenError, start};
+use connection::OpenError;
+pub(crate) use connection::{Driver, Live, start};
 pub(crate) use key::Key;
 
 use crate::{
@@ -62,9 +63,15 @@ struct Entry {
 }
 
 /// The right to one stream on a connection.
-pub(crate) struct Lease {
+struct Lease {
     entry: Arc<Entry>,
     slot: Slot,
+}
+
+struct Failed {
+    error: DialError,
+    /// Nothing came of it on a shared connection: that one, and what makes another.
+    again: Option<(u64, Establish)>,
 }
 
 /// A task's place in the pool, given up when it ends in whatever way.
@@ -82,9 +89,46 @@ impl Pool {
         Arc::new(Self { state: Mutex::default(), window, streams_per_connection, connections })
     }
 
+    /// A stream on a connection for `key`: a shared one, or the one that `establish` makes. A stream that a shared
+    /// connection did not process is tried once more elsewhere.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        key: &Key,
+        establish: Establish,
+        request: Request<()>,
+        deadline: Duration,
+    ) -> Result<Dialed, DialError> {
+        let opened = match self.attempt(key, None, establish, request.clone(), deadline).await {
+            Err(Failed { again: Some((avoid, establish)), .. }) => {
+                self.attempt(key, Some(avoid), establish, request, deadline).await
+            }
+            opened => opened,
+        };
+        opened.map_err(|failed| failed.error)
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        key: &Key,
+        avoid: Option<u64>,
+        establish: Establish,
+        request: Request<()>,
+        deadline: Duration,
+    ) -> Result<Dialed, Failed> {
+        let (lease, unused) = self.lease(key, avoid, establish)?;
+        let id = lease.entry.id;
+        lease.open(request, deadline).await.map_err(|failure| {
+            if failure.spent {
+                self.forget(key, id);
+            }
+            let again = unused.filter(|_| failure.unprocessed).map(|establish| (id, establish));
+            Failed { error: failure.error, again }
+        })
+    }
+
     /// A place on a connection for `key` that is not `avoid`. What would have made a new connection is given back if
     /// there was one to share.
-    pub(crate) fn lease(
+    fn lease(
         self: &Arc<Self>,
         key: &Key,
         avoid: Option<u64>,
@@ -107,7 +151,7 @@ impl Pool {
     }
 
     /// New streams go elsewhere; the connection ends with its last stream.
-    pub(crate) fn forget(&self, key: &Key, id: u64) {
+    fn forget(&self, key: &Key, id: u64) {
         let forgotten = self.state.lock().forget(key, id, |_| true);
         // Its drop wakes tasks: not under the lock.
         drop(forgotten);
@@ -152,11 +196,6 @@ impl Pool {
         state.shared.entry(key.clone()).or_default().push(Arc::clone(&entry));
         entry
     }
-
-    #[cfg(test)]
-    pub(crate) fn connections(&self) -> usize {
-        self.state.lock().tasks.len()
-    }
 }
 
 async fn run(registration: Registration, attempt: Attempt, establishing: Establishing) {
@@ -186,16 +225,18 @@ impl State {
 }
 
 impl Lease {
-    pub(crate) fn id(&self) -> u64 {
-        self.entry.id
-    }
-
     /// Waits for the connection if it is being made, then for the answer to `request`.
-    pub(crate) async fn open(self, request: Request<()>, deadline: Duration) -> Result<Dialed, OpenError> {
+    async fn open(self, request: Request<()>, deadline: Duration) -> Result<Dialed, OpenError> {
         match self.entry.outcome.wait().await {
             Ok(live) => live.open(request, self.slot, deadline).await,
             Err(error) => Err(OpenError::answered(error.clone())),
         }
+    }
+}
+
+impl From<DialError> for Failed {
+    fn from(error: DialError) -> Self {
+        Self { error, again: None }
     }
 }
 

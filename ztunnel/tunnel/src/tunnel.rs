@@ -58,27 +58,11 @@ impl<S: SvidSource> Tunnel<S> {
         headers: ConnectHeaders,
         connect: ConnectFn,
     ) -> Result<Dialed, DialError> {
-        let Inner { pool, settings, .. } = &*self.0;
         let route = permit.into_route();
         let request = headers.into_request(route.authority)?;
         let key = Key::from(route);
-        let deadline = settings.deadlines.answer;
-        let (lease, unused) = pool.lease(&key, None, self.establish(key.clone(), connect))?;
-        let first = lease.id();
-        let failure = match lease.open(request.clone(), deadline).await {
-            Ok(dialed) => return Ok(dialed),
-            Err(failure) => failure,
-        };
-        if failure.spent {
-            pool.forget(&key, first);
-        }
-        match unused {
-            Some(establish) if failure.unprocessed => {
-                let (lease, _) = pool.lease(&key, Some(first), establish)?;
-                lease.open(request, deadline).await.map_err(|failure| failure.error)
-            }
-            _ => Err(failure.error),
-        }
+        let establish = self.establish(key.clone(), connect);
+        self.0.pool.open(&key, establish, request, self.0.settings.deadlines.answer).await
     }
 
     /// The server's side, on a connection that was accepted on port 15008 of a pod whose identity is `identity`.

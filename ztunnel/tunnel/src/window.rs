@@ -24,6 +24,8 @@
 
 mod budget;
 mod gauge;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -50,12 +50,12 @@ pub(crate) struct Driver {
 }
 
 /// Why a stream was not opened.
-pub(crate) struct OpenError {
-    pub(crate) error: DialError,
+pub(super) struct OpenError {
+    pub(super) error: DialError,
     /// Nothing came of it at the peer: another connection may be tried.
-    pub(crate) unprocessed: bool,
+    pub(super) unprocessed: bool,
     /// The connection is no good for further streams.
-    pub(crate) spent: bool,
+    pub(super) spent: bool,
 }
 
 /// Since when a connection has carried no stream.

@@ -66,11 +66,6 @@ impl Identities {
     pub(crate) fn sweep(&self) {
         self.known.lock().retain(|_, identity| identity.is_current());
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.known.lock().len()
-    }
 }
 
 impl Identity {
@@ -170,4 +165,58 @@ fn expecting(
 ) -> ExpectedServer {
     let algorithms = provider.signature_verification_algorithms;
     ExpectedServer { roots: Arc::clone(roots), expected, algorithms }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use model::svid::{SvidKey, TrustBundle};
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    fn svid(service_account: &str) -> Arc<Svid> {
+        let identity: SpiffeId =
+            format!("spiffe://cluster.local/ns/default/sa/{service_account}").parse().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap().der().clone();
+        let trust_domain = identity.trust_domain().clone();
+        Arc::new(Svid {
+            identity,
+            chain: vec![certificate.clone()],
+            key: SvidKey::new(PrivateKeyDer::try_from(key.serialize_der()).unwrap()),
+            roots: Arc::new(TrustBundle { trust_domain, roots: vec![certificate] }),
+            not_before: SystemTime::now(),
+            not_after: SystemTime::now(),
+            serial: String::new(),
+        })
+    }
+
+    /// Fails if a handshake parses the key again.
+    #[test]
+    fn a_configuration_is_made_once_for_each_certificate() {
+        let identities = Identities::new();
+        let (first, renewed) = (svid("a"), svid("a"));
+        let made = identities.of(&first).unwrap();
+        assert!(Arc::ptr_eq(&made, &identities.of(&first).unwrap()));
+        assert!(Arc::ptr_eq(&made.server(), &identities.of(&first).unwrap().server()));
+        assert!(
+            !Arc::ptr_eq(&made, &identities.of(&renewed).unwrap()),
+            "a renewed certificate is used at once"
+        );
+    }
+
+    /// Fails if the keys of pods long gone stay in memory.
+    #[test]
+    fn what_nobody_holds_is_forgotten() {
+        let identities = Identities::new();
+        let (gone, stays) = (svid("gone"), svid("stays"));
+        identities.of(&gone).unwrap();
+        identities.of(&stays).unwrap();
+        drop(gone);
+        identities.sweep();
+        assert_eq!(identities.known.lock().keys().collect::<Vec<_>>(), [&stays.identity]);
+    }
 }

@@ -25,7 +25,7 @@ async fn send_all(sender: &mut TunnelSender, data: &Arc<[u8]>) {
 }
 
 #[track_caller]
-fn assert_reset<T: std::fmt::Debug>(result: Result<T, StreamError>) {
+fn assert_reset<T: std::fmt::Debug>(result: &Result<T, StreamError>) {
     assert!(matches!(result, Err(StreamError::Reset(Reason::CANCEL))), "{result:?}");
 }
 
@@ -89,9 +89,9 @@ async fn a_reset_is_a_reset_at_the_other_end() {
         let (mut one, mut other) =
             if dialer_resets { (dialed.stream, accepted) } else { (accepted, dialed.stream) };
         one.sender.reset();
-        assert_reset(other.receiver.receive().await);
-        assert_reset(other.sender.send(Bytes::from_static(b"x")).await);
-        assert_reset::<()>(Err(other.sender.broken().await));
+        assert_reset(&other.receiver.receive().await);
+        assert_reset(&other.sender.send(Bytes::from_static(b"x")).await);
+        assert_reset::<()>(&Err(other.sender.broken().await));
         assert!(matches!(one.sender.send(Bytes::from_static(b"x")).await, Err(StreamError::Closed)));
     }
 }
@@ -102,21 +102,21 @@ async fn a_half_dropped_before_its_end_resets() {
     let mut mesh = Mesh::new().await;
     let (dialed, mut far) = mesh.stream().await;
     drop(dialed.stream.sender);
-    assert_reset(far.receiver.receive().await);
+    assert_reset(&far.receiver.receive().await);
 
     let (dialed, mut far) = mesh.stream().await;
     let mut near = dialed.stream;
     near.sender.finish().unwrap();
     assert_eq!(far.receiver.receive().await.unwrap(), None);
     drop(near);
-    assert_reset::<()>(Err(far.sender.broken().await));
+    assert_reset::<()>(&Err(far.sender.broken().await));
 
     let (dialed, mut far) = mesh.stream().await;
     let mut near = dialed.stream;
     far.sender.finish().unwrap();
     assert_eq!(near.receiver.receive().await.unwrap(), None);
     drop(far.receiver);
-    assert_reset::<()>(Err(near.sender.broken().await));
+    assert_reset::<()>(&Err(near.sender.broken().await));
 }
 
 /// Fails if a sender that waits for window is not woken by a reset.
@@ -130,7 +130,7 @@ async fn a_waiting_sender_learns_of_the_reset() {
         far.receiver.receive().await.unwrap();
         far.sender.reset();
     };
-    assert_reset(tokio::join!(waiting, resetting).0);
+    assert_reset(&tokio::join!(waiting, resetting).0);
 }
 
 #[tokio::test]
