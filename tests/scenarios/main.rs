@@ -5,4 +5,5 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod paths;
+mod streams;
 mod support;

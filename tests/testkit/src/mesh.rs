@@ -133,6 +133,12 @@ impl Mesh {
         Ok(pod)
     }
 
+    /// Takes a pod off its node, and tells nobody: neither state nor pods file changes.
+    pub fn vanish(&mut self, name: &str) -> Result<Pod> {
+        let pod = self.topology.nodes.iter_mut().find_map(|node| node.take_pod(name));
+        pod.context("no such pod")
+    }
+
     pub fn state_file(&self) -> PathBuf {
         self.directory.join("state.yaml")
     }
