@@ -8,7 +8,10 @@ mod broken;
 mod chunk;
 mod pump;
 
-use std::{pin::pin, sync::atomic::AtomicBool};
+use std::{
+    pin::{Pin, pin},
+    sync::atomic::AtomicBool,
+};
 
 use telemetry::{ByteCounters, End, Outcome};
 use tunnel::TunnelStream;
@@ -25,15 +28,14 @@ pub(crate) async fn through_tunnel(
     counters: &ByteCounters,
 ) -> Outcome {
     let TunnelStream { mut receiver, mut sender } = stream;
-    let (reader, writer) = leg.split();
-    let away = Direction { from: near, counters };
-    let back = Direction { from: near.opposite(), counters };
+    let (away, back) = (Direction { from: near, counters }, Direction { from: near.opposite(), counters });
     let receiving = AtomicBool::new(true);
-    let result = both(
-        tcp_to_tunnel(reader, &mut sender, &away, &receiving),
-        tunnel_to_tcp(&mut receiver, writer, &back, &receiving),
-    )
-    .await;
+    let result = {
+        let (reader, writer) = leg.split();
+        let request = pin!(tcp_to_tunnel(reader, &mut sender, &away, &receiving));
+        let answer = pin!(tunnel_to_tcp(&mut receiver, writer, &back, &receiving));
+        both(request, answer).await
+    };
     finish([leg], result)
 }
 
@@ -43,25 +45,24 @@ pub(crate) async fn between_sockets(
     mut destination: Leg,
     counters: &ByteCounters,
 ) -> Outcome {
-    let (source_reader, source_writer) = source.split();
-    let (destination_reader, destination_writer) = destination.split();
-    let request = Direction { from: End::Source, counters };
-    let answer = Direction { from: End::Destination, counters };
-    let result = both(
-        tcp_to_tcp(source_reader, destination_writer, &request),
-        tcp_to_tcp(destination_reader, source_writer, &answer),
-    )
-    .await;
+    let onward = Direction { from: End::Source, counters };
+    let back = Direction { from: End::Destination, counters };
+    let result = {
+        let (source_reader, source_writer) = source.split();
+        let (destination_reader, destination_writer) = destination.split();
+        let request = pin!(tcp_to_tcp(source_reader, destination_writer, &onward));
+        let answer = pin!(tcp_to_tcp(destination_reader, source_writer, &back));
+        both(request, answer).await
+    };
     finish([source, destination], result)
 }
 
 /// Runs both directions to their end. A direction that has ended hands back a watch: it no longer reads from its
 /// source, so nothing else would notice an abort of it while the other direction is idle. `answer` is polled first.
 async fn both<A: Future<Output = Broken>, B: Future<Output = Broken>>(
-    request: impl Future<Output = Result<A, Broken>>,
-    answer: impl Future<Output = Result<B, Broken>>,
+    mut request: Pin<&mut impl Future<Output = Result<A, Broken>>>,
+    mut answer: Pin<&mut impl Future<Output = Result<B, Broken>>>,
 ) -> Result<(), Broken> {
-    let (mut request, mut answer) = (pin!(request), pin!(answer));
     tokio::select! {
         biased;
         ended = &mut answer => {

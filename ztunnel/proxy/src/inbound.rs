@@ -37,7 +37,8 @@ struct Tunnelled {
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     pub(crate) async fn inbound_tunnel(self: Arc<Self>, arrival: Arrival) {
         let Arrival { stream, client, destination } = arrival;
-        let Some(mut session) = self.handshake(stream, client).await else { return };
+        // Boxed, so that a session that stands no longer holds what the handshake took.
+        let Some(mut session) = Box::pin(self.handshake(stream, client)).await else { return };
         let shared = Tunnelled { client, arrived_at: destination, peer: session.peer().clone() };
         self.serve_session(&mut session, &shared).await;
         if session.rejected() > 0 {
@@ -100,7 +101,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             Ok((workload, place)) => self.carry_in(request, &workload, place, &mut ledger).await,
             Err(refusal) => refuse(request, Failure::from(refusal)),
         };
-        ledger.close(outcome);
+        ledger.close(&outcome);
     }
 
     fn admit(
@@ -131,7 +132,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         mut place: Place,
         ledger: &mut Ledger,
     ) -> Outcome {
-        let (leg, _own) = match self.connect_application(&place).await {
+        let (leg, _own) = match Box::pin(self.connect_application(&place)).await {
             Ok(connected) => connected,
             Err(failure) => return refuse(request, failure),
         };

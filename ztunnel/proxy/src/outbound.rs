@@ -48,7 +48,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         destination: OriginalDst,
         ledger: &mut Ledger,
     ) -> Outcome {
-        let connecting = self.connect_upstream(client, destination, ledger);
+        // Boxed, so that a connection that stands no longer holds what making it took.
+        let connecting = Box::pin(self.connect_upstream(client, destination, ledger));
         let upstream = match timeout(self.proxy.settings.connect_deadline, connecting).await {
             Ok(Ok(upstream)) => upstream,
             Ok(Err(failure)) => return failure.into_outcome(),

@@ -27,7 +27,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             Ok(leg) => self.carry_plaintext(leg, client, destination, &mut ledger).await,
             Err(error) => Failure::from(error).into_outcome(),
         };
-        ledger.close(outcome);
+        ledger.close(&outcome);
     }
 
     /// Failing drops the client's leg, which resets it.
@@ -38,7 +38,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         destination: OriginalDst,
         ledger: &mut Ledger,
     ) -> Outcome {
-        let (application, mut place, _own) = match self.let_in(client, destination, ledger).await {
+        let (application, mut place, _own) = match Box::pin(self.let_in(client, destination, ledger)).await {
             Ok(connected) => connected,
             Err(failure) => return failure.into_outcome(),
         };

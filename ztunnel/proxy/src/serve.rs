@@ -9,6 +9,9 @@ use tunnel::Tunnel;
 
 use crate::{LocalWorkload, PodSockets, Stop, gate::Gate, own_legs::OwnLegs, standing::Standing};
 
+#[cfg(test)]
+mod tests;
+
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
     /// From accept until the connection stands, all steps together.

@@ -25,21 +25,21 @@ macro_rules! write_at {
             let facts = $account.facts.lock().clone();
             let line = Line::of($account, &facts.path);
             let (source, destination) = (facts.source.as_deref(), facts.destination.as_deref());
-            let (source_identity, destination_identity) = facts.identities.unzip();
+            let (source_identity, destination_identity) = facts.identities.as_ref().map(|(a, b)| (a.as_str(), b.as_str())).unzip();
             event!(
                 target: "access",
                 $level,
                 src.addr = %$account.client.0,
                 src.workload = text(source, |w| &w.name),
                 src.namespace = text(source, |w| &w.namespace),
-                src.identity = source_identity.map(display),
+                src.identity = source_identity,
                 src.cluster = text(source, |w| &w.cluster_id),
                 dst.addr = %line.destination,
                 dst.hbone_addr = line.hbone.map(display),
                 dst.service = facts.service.as_deref().map(|service| service.hostname.as_str()),
                 dst.workload = text(destination, |w| &w.name),
                 dst.namespace = text(destination, |w| &w.namespace),
-                dst.identity = destination_identity.map(display),
+                dst.identity = destination_identity,
                 dst.cluster = text(destination, |w| &w.cluster_id),
                 direction = line.direction,
                 path = facts.path.as_str(),

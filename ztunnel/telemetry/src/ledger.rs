@@ -20,13 +20,13 @@ use crate::{
 };
 
 /// Power of two; enough that a handful of data-plane threads rarely meet in one shard.
-const SHARDS: u64 = 32;
+const SHARDS: usize = 32;
 
 /// The live connections of this daemon.
 #[derive(Default)]
 pub struct Ledgers {
     next_id: AtomicU64,
-    shards: [Mutex<HashMap<u64, Arc<Account>>>; SHARDS as usize],
+    shards: [Mutex<HashMap<u64, Arc<Account>>>; SHARDS],
     series: SeriesCache,
 }
 
@@ -80,7 +80,7 @@ impl Ledgers {
     }
 
     fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Account>>> {
-        let index = usize::try_from(id % SHARDS).unwrap_or_default();
+        let index = usize::try_from(id % SHARDS as u64).unwrap_or_default();
         &self.shards[index]
     }
 }
@@ -131,8 +131,8 @@ impl Ledger {
         Arc::clone(&self.account.counters)
     }
 
-    pub fn close(mut self, outcome: Outcome) {
-        self.finish(&outcome);
+    pub fn close(mut self, outcome: &Outcome) {
+        self.finish(outcome);
     }
 
     fn count_opened(&self) -> &Arc<crate::series::Series> {

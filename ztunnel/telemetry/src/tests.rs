@@ -110,7 +110,7 @@ fn exchange(mut ledger: Ledger) {
     ledger.establish();
     ledger.counters().add_to_destination(5);
     ledger.counters().add_to_source(8);
-    ledger.close(Outcome::Completed);
+    ledger.close(&Outcome::Completed);
 }
 
 fn denied() -> Outcome {
@@ -157,8 +157,8 @@ fn the_source_counts_as_istio_counts() {
         mesh.tunnel(&mut to_service, "10.2.1.10:8080");
         to_service.set_service(&web());
         exchange(to_service);
-        tunnel("10.2.1.10:9001").close(failed("http status: 401 Unauthorized"));
-        tunnel("10.2.1.10:7").close(failed("http status: 503 Service Unavailable"));
+        tunnel("10.2.1.10:9001").close(&failed("http status: 401 Unauthorized"));
+        tunnel("10.2.1.10:7").close(&failed("http status: 503 Service Unavailable"));
 
         let mut plain = mesh.outbound("10.2.100.10:8080");
         plain.set_destination(&mesh.q1);
@@ -169,10 +169,10 @@ fn the_source_counts_as_istio_counts() {
         answered.set_path(Path::Passthrough { target: socket("172.31.0.2:15021") });
         answered.establish();
         answered.counters().add_to_destination(5);
-        answered.close(Outcome::Completed);
+        answered.close(&Outcome::Completed);
         let mut refused = mesh.outbound("172.31.0.2:7");
         refused.set_path(Path::Passthrough { target: socket("172.31.0.2:7") });
-        refused.close(failed("Connection refused (os error 111)"));
+        refused.close(&failed("Connection refused (os error 111)"));
     });
     let recorded = include_str!("../fixtures/istio/metrics.client.txt");
     assert_eq!(connection_metrics(&recorder.handle().render()), connection_metrics(recorded));
@@ -185,11 +185,11 @@ fn the_destination_counts_as_istio_counts() {
         let mesh = Mesh::new();
         exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
         exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
-        mesh.inbound_tunnel("10.2.1.10:9001").close(denied());
-        mesh.inbound_tunnel("10.2.1.10:7").close(failed("Connection refused (os error 111)"));
+        mesh.inbound_tunnel("10.2.1.10:9001").close(&denied());
+        mesh.inbound_tunnel("10.2.1.10:7").close(&failed("Connection refused (os error 111)"));
         exchange(mesh.inbound_plaintext("10.2.1.10:8080"));
-        mesh.inbound_plaintext("10.2.1.10:9001").close(denied());
-        mesh.inbound_plaintext("10.2.1.10:7").close(failed("Connection refused (os error 111)"));
+        mesh.inbound_plaintext("10.2.1.10:9001").close(&denied());
+        mesh.inbound_plaintext("10.2.1.10:7").close(&failed("Connection refused (os error 111)"));
     });
     let recorded = include_str!("../fixtures/istio/metrics.server.txt");
     assert_eq!(connection_metrics(&recorder.handle().render()), connection_metrics(recorded));
@@ -215,7 +215,7 @@ fn bytes_of_an_open_connection_show_at_each_scrape_and_once_only() {
         mesh.ledgers.flush();
         mesh.ledgers.flush();
         assert_eq!(received(), "101");
-        ledger.close(Outcome::Completed);
+        ledger.close(&Outcome::Completed);
         assert_eq!(received(), "101");
     });
 }
@@ -304,7 +304,7 @@ fn access_lines_are_istios_with_path_reason_and_policy_added() {
         to_service.set_service(&web());
         exchange(to_service);
         exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
-        mesh.inbound_tunnel("10.2.1.10:9001").close(denied());
+        mesh.inbound_tunnel("10.2.1.10:9001").close(&denied());
         exchange(mesh.inbound_plaintext("10.2.1.10:8080"));
         let unresolved = mesh.ledgers.open(
             Role::Outbound,
@@ -313,7 +313,7 @@ fn access_lines_are_istios_with_path_reason_and_policy_added() {
             OriginalDst(socket("10.96.0.10:81")),
         );
         let service = web().key();
-        unresolved.close(Outcome::Refused(Refusal::NoSuchServicePort { service, port: 81 }));
+        unresolved.close(&Outcome::Refused(Refusal::NoSuchServicePort { service, port: 81 }));
     });
     let lines = log.lines();
     assert_eq!(lines.len(), 5);

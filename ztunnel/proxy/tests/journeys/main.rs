@@ -2,6 +2,7 @@
 //! them real TCP and real mutual TLS. Only steering is played, by [`mesh::PodOnLoopback`].
 //!
 //! A mesh address 10.a.b.c lives at 127.a.b.c on a port of its own, so that source addresses are real.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod copying;
 mod identity;

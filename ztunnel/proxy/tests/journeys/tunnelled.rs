@@ -44,7 +44,10 @@ async fn both_ends_are_proven_recorded_and_counted() {
     }
 
     drop((client, server));
-    let identities = [r#"src.identity=spiffe://cluster.local/ns/default/sa/sa-c1"#, "sa-s1"];
+    let identities = [
+        r#"src.identity="spiffe://cluster.local/ns/default/sa/sa-c1""#,
+        r#"dst.identity="spiffe://cluster.local/ns/default/sa/sa-s1""#,
+    ];
     let line = observed.line(&[r#"direction="outbound""#, "bytes_sent=5 bytes_recv=8"]).await;
     assert!(identities.iter().all(|part| line.contains(part)), "{line}");
     let line = observed.line(&[r#"direction="inbound""#, "bytes_sent=8 bytes_recv=5"]).await;
