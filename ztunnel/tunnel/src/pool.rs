@@ -18,8 +18,8 @@ use model::WorkloadUid;
 use parking_lot::Mutex;
 use tokio::{sync::SetOnce, task::AbortHandle};
 
-use connection::OpenError;
 pub(crate) use connection::{Driver, Live, start};
+use connection::{OpenError, Owner};
 pub(crate) use key::Key;
 
 use crate::{
@@ -202,7 +202,7 @@ async fn run(registration: Registration, attempt: Attempt, establishing: Establi
     match establishing.await {
         Ok((live, driver)) => {
             attempt.succeeded(live);
-            driver.run(|| registration.forget_if_unused()).await;
+            driver.run(&registration).await;
         }
         Err(error) => {
             // First, so that who learns of the failure and tries again does not meet it again.
@@ -241,12 +241,22 @@ impl From<DialError> for Failed {
 }
 
 impl Registration {
-    fn forget_if_unused(&self) {
+    fn forget_if(&self, condition: impl Fn(&Entry) -> bool) {
         if let Some(pool) = self.pool.upgrade() {
-            let unused = |entry: &Entry| entry.gauge.streams() == 0;
-            let forgotten = pool.state.lock().forget(&self.key, self.id, unused);
+            let forgotten = pool.state.lock().forget(&self.key, self.id, condition);
+            // Its drop wakes tasks: not under the lock.
             drop(forgotten);
         }
+    }
+}
+
+impl Owner for Registration {
+    fn forget(&self) {
+        self.forget_if(|_| true);
+    }
+
+    fn forget_if_unused(&self) {
+        self.forget_if(|entry| entry.gauge.streams() == 0);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server's side of one HBONE connection: the CONNECT requests that a proven peer sends over it.
 //!
-//! The connection moves only while [`Session::next`] is awaited, and ends when the session is dropped.
+//! The connection moves only while [`Session::next`] is awaited, and ends when the session is dropped. Once the peer's
+//! certificate has expired it is drained.
 
 use std::{
     future::poll_fn,
@@ -15,7 +16,7 @@ use h2::{
 };
 use http::{Method, StatusCode};
 use model::SpiffeId;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::server::TlsStream;
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     headers::{ConnectHeaders, refusal, success},
     keepalive::{Beat, Keepalive},
     stream::TunnelStream,
+    tls::Proof,
     window::{Budget, Gauge, SEND_BUFFER, Slot, Windows, base},
 };
 
@@ -40,7 +42,7 @@ type Http2 = Connection<TlsStream<TcpStream>, Bytes>;
 pub struct Session {
     /// None once it is given up.
     connection: Option<Http2>,
-    peer: SpiffeId,
+    peer: Proof,
     tls: TlsFacts,
     keepalive: Option<Keepalive>,
     windows: Windows,
@@ -87,7 +89,7 @@ impl Session {
     /// Speaks HTTP/2's preface.
     pub(crate) async fn start(
         stream: TlsStream<TcpStream>,
-        peer: SpiffeId,
+        peer: Proof,
         settings: &TunnelSettings,
         budget: &Budget,
     ) -> Result<Self, h2::Error> {
@@ -103,7 +105,7 @@ impl Session {
 
     /// Who the peer has proven to be.
     pub fn peer(&self) -> &SpiffeId {
-        &self.peer
+        &self.peer.identity
     }
 
     pub fn tls(&self) -> TlsFacts {
@@ -141,7 +143,13 @@ impl Session {
                 && let Poll::Ready(beat) = keepalive.poll(cx)
             {
                 match beat {
-                    Beat::Asked => self.windows.tick(connection),
+                    Beat::Asked => {
+                        self.windows.tick(connection);
+                        // New streams need a new proof; the peer makes a new connection for them.
+                        if Instant::now() >= self.peer.until {
+                            connection.graceful_shutdown();
+                        }
+                    }
                     Beat::Dead => {
                         // The farewell is sent only if the socket takes it at once.
                         connection.abrupt_shutdown(Reason::NO_ERROR);
@@ -242,6 +250,9 @@ fn builder(settings: &TunnelSettings) -> Builder {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("peer", &self.peer).field("end", &self.end).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("peer", &self.peer.identity)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
     }
 }

@@ -8,8 +8,11 @@ mod identities;
 mod verify;
 mod watched;
 
+use std::time::{Duration, SystemTime};
+
 use model::SpiffeId;
 use rustls::CommonState;
+use tokio::time::Instant;
 
 use crate::error::TlsFailure;
 
@@ -19,6 +22,9 @@ pub(crate) use watched::{PeerAlert, Watched};
 
 /// HTTP/2 over TLS, RFC 9113 section 3.2.
 const ALPN: &[u8] = b"h2";
+
+/// Longer than any connection lives, and near enough for every clock.
+const FAR: Duration = Duration::from_secs(3600 * 24 * 365);
 
 /// What was agreed on in a handshake, in the names of the IANA registries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +47,25 @@ impl TlsFacts {
     }
 }
 
-/// The identity that the far end of a finished handshake has proven.
-pub(crate) fn peer_identity(connection: &CommonState) -> Result<SpiffeId, TlsFailure> {
+/// What a finished handshake proves, and for how long: a proof is no better than its certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct Proof {
+    pub(crate) identity: SpiffeId,
+    pub(crate) until: Instant,
+}
+
+/// Who the far end of a finished handshake is.
+pub(crate) fn peer(connection: &CommonState) -> Result<Proof, TlsFailure> {
     let leaf =
         connection.peer_certificates().and_then(<[_]>::first).ok_or(TlsFailure::NoClientCertificate)?;
-    verify::identity_of(leaf).map_err(TlsFailure::from)
+    let (identity, end) = verify::identity_and_end(leaf)?;
+    Ok(Proof { identity, until: instant(end) })
+}
+
+/// That point in time by the clock that timers go by.
+pub(crate) fn instant(time: SystemTime) -> Instant {
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + left.min(FAR)
 }
 
 /// A server that answers no ALPN is not one that speaks HTTP/2.

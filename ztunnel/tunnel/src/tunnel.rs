@@ -12,7 +12,7 @@ use crate::{
     ConnectHeaders, Session, TunnelSettings, TunnelStream,
     error::{DialError, Phase, TerminateError, TlsFailure},
     pool::{Driver, Establish, Key, Live, Pool, start},
-    tls::{Identities, classify, peer_identity, require_http2},
+    tls::{Identities, classify, instant, peer, require_http2},
     window::{Budget, Gauge},
 };
 
@@ -73,7 +73,7 @@ impl<S: SvidSource> Tunnel<S> {
         without_delay(&tcp);
         let handshake = TlsAcceptor::from(config).accept(tcp);
         let stream = within(Phase::Tls, settings.deadlines.tls, handshake).await?.map_err(classify)?;
-        let peer = peer_identity(stream.get_ref().1)?;
+        let peer = peer(stream.get_ref().1)?;
         let preface = Session::start(stream, peer, settings, budget);
         within(Phase::Preface, settings.deadlines.preface, preface)
             .await?
@@ -118,7 +118,8 @@ impl<S: SvidSource> Inner<S> {
             .await?
             .map_err(|error| handshaking(classify(error), &key))?;
         require_http2(stream.get_ref().1).map_err(DialError::Tls)?;
-        let peer = peer_identity(stream.get_ref().1).map_err(DialError::Tls)?;
+        let mut peer = peer(stream.get_ref().1).map_err(DialError::Tls)?;
+        peer.until = peer.until.min(instant(svid.not_after));
         let preface = start(stream, (peer, local), gauge, &self.settings, &self.budget);
         within(Phase::Preface, deadlines.preface, preface)
             .await?

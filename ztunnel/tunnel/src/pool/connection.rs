@@ -29,7 +29,7 @@ use crate::{
     keepalive::{Beat, Keepalive},
     session::HEADER_LIST,
     stream::TunnelStream,
-    tls::{PeerAlert, Watched},
+    tls::{PeerAlert, Proof, Watched},
     window::{Budget, Gauge, SEND_BUFFER, Slot, Windows, base},
 };
 
@@ -47,6 +47,16 @@ pub(crate) struct Driver {
     keepalive: Option<Keepalive>,
     windows: Windows,
     idle: Idle,
+    /// When the first of both ends' certificates expires.
+    until: Instant,
+}
+
+/// What the driver of a connection asks of the pool.
+pub(super) trait Owner {
+    /// Opens no more streams on it.
+    fn forget(&self);
+    /// The same, if none is open.
+    fn forget_if_unused(&self);
 }
 
 /// Why a stream was not opened.
@@ -65,10 +75,11 @@ struct Idle {
     timeout: Duration,
 }
 
-/// Speaks HTTP/2's preface over a TLS connection whose server has proven to be `peer`.
+/// Speaks HTTP/2's preface over a TLS connection whose server has proven to be `peer`. Streams may be opened as long as
+/// the proofs of both ends hold.
 pub(crate) async fn start(
     stream: TlsStream<TcpStream>,
-    (peer, local): (SpiffeId, SocketAddr),
+    (peer, local): (Proof, SocketAddr),
     gauge: Arc<Gauge>,
     settings: &TunnelSettings,
     budget: &Budget,
@@ -79,7 +90,8 @@ pub(crate) async fn start(
     let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
     let windows = Windows::new(settings.windows, settings.streams_per_connection, gauge, budget);
     let idle = Idle { since: Instant::now(), opened: 0, timeout: settings.idle_timeout };
-    Ok((Live { requests, peer, local, alert }, Driver { connection, keepalive, windows, idle }))
+    let live = Live { requests, peer: peer.identity, local, alert };
+    Ok((live, Driver { connection, keepalive, windows, idle, until: peer.until }))
 }
 
 impl Live {
@@ -140,13 +152,13 @@ impl OpenError {
 }
 
 impl Driver {
-    /// Until the connection ends. `idle` is called when no stream has used it for long; it ends by itself when no
-    /// [`Live`] of it is left and its streams are done.
-    pub(super) async fn run(mut self, mut idle: impl FnMut()) {
-        poll_fn(|cx| self.poll(cx, &mut idle)).await;
+    /// Until the connection ends. It does so by itself once no [`Live`] of it is left and its streams are done, so when
+    /// it has been idle for long or a certificate has expired, the owner is asked to forget it.
+    pub(super) async fn run(mut self, owner: &impl Owner) {
+        poll_fn(|cx| self.poll(cx, owner)).await;
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, idle: &mut impl FnMut()) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, owner: &impl Owner) -> Poll<()> {
         while let Some(keepalive) = &mut self.keepalive
             && let Poll::Ready(beat) = keepalive.poll(cx)
         {
@@ -156,7 +168,10 @@ impl Driver {
             }
             self.windows.tick(&mut self.connection);
             if self.idle.is_over(self.windows.gauge()) {
-                idle();
+                owner.forget_if_unused();
+            }
+            if Instant::now() >= self.until {
+                owner.forget();
             }
         }
         self.windows.tune(&mut self.connection);

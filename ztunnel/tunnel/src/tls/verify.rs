@@ -3,7 +3,11 @@
 //! X509-SVID specification, section 2: exactly one URI SAN, and no more than one. Istio's own proxy accepts
 //! several; we do not.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use model::{SpiffeId, identity::TrustDomain};
 use rustls::{
@@ -49,12 +53,21 @@ pub(super) struct ExpectedServer {
 
 /// The one SPIFFE id of a certificate.
 pub(super) fn identity_of(certificate: &CertificateDer<'_>) -> Result<SpiffeId, IdentityError> {
+    identity_and_end(certificate).map(|(identity, _)| identity)
+}
+
+/// The one SPIFFE id of a certificate, and when the certificate ends.
+pub(super) fn identity_and_end(
+    certificate: &CertificateDer<'_>,
+) -> Result<(SpiffeId, SystemTime), IdentityError> {
     let none = || IdentityError::NotOneSpiffeId { uris: 0 };
     let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| none())?;
+    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
     let names = certificate.subject_alternative_name().map_err(|_| none())?.ok_or_else(none)?;
     let uris: Vec<&str> = names.value.general_names.iter().filter_map(uri).collect();
     let [uri] = uris[..] else { return Err(IdentityError::NotOneSpiffeId { uris: uris.len() }) };
-    uri.parse().map_err(|_| IdentityError::NotOneSpiffeId { uris: 1 })
+    let identity = uri.parse().map_err(|_| IdentityError::NotOneSpiffeId { uris: 1 })?;
+    Ok((identity, SystemTime::UNIX_EPOCH + Duration::from_secs(end)))
 }
 
 fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {

@@ -74,6 +74,10 @@ impl Authority {
     }
 }
 
+pub(crate) fn for_an_hour(params: &mut CertificateParams) {
+    params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+}
+
 pub(crate) fn expired(params: &mut CertificateParams) {
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2020, 1, 2);

@@ -11,7 +11,7 @@ use tokio::{
 use ztunnel_tunnel::{ConnectFn, ConnectHeaders, DialError, StreamError, Tunnel, TunnelSettings};
 
 use crate::{
-    authority::{Authority, Certificates, id},
+    authority::{Authority, Certificates, for_an_hour, id},
     mesh::{Client, Event, Mesh, Server, permit},
     raw::{self, Raw},
 };
@@ -162,4 +162,31 @@ async fn an_idle_connection_is_closed_after_five_minutes() {
     assert!(began.elapsed() <= Duration::from_secs(320));
     let (_dialed, _far) = mesh.stream().await;
     assert_eq!(mesh.client.connects(), 2);
+}
+
+/// A proof of identity is no better than its certificate: streams that are open go on, new ones need a new proof.
+#[tokio::test(start_paused = true)]
+async fn no_stream_is_opened_by_an_expired_certificate() {
+    for (server_expires, client_expires) in [(true, false), (false, true)] {
+        let authority = Authority::new("mesh");
+        let svid = |name: &str, expires: bool| {
+            let identity = id(name);
+            let change = if expires { for_an_hour } else { |_: &mut _| {} };
+            authority.used_as(&identity, authority.leaf(&[&identity.to_string()], change))
+        };
+        let tunnel = |svid| Tunnel::new(TunnelSettings::default(), Certificates::new([svid]));
+        let client = Client::new(tunnel(svid("client", client_expires)));
+        let server = Server::new(tunnel(svid("server", server_expires))).await;
+        let mut mesh = Mesh { client, server };
+        let (first, mut far) = mesh.stream().await;
+        let mut near = first.stream;
+        tokio::time::sleep(Duration::from_secs(3500)).await;
+        let _second = mesh.stream().await;
+        assert_eq!(mesh.client.connects(), 1);
+        tokio::time::sleep(Duration::from_secs(130)).await;
+        let _third = mesh.stream().await;
+        assert_eq!(mesh.client.connects(), 2);
+        near.sender.finish().unwrap();
+        assert_eq!(far.receiver.receive().await.unwrap(), None);
+    }
 }
