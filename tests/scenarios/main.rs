@@ -2,8 +2,10 @@
 //!
 //! Each file is one group of scenarios; each test says what it would catch, and runs over IPv4 and IPv6. Needs root
 //! and a built daemon: run it by `cargo xtask test`. What is missing fails loudly.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod escapes;
+mod load;
 mod paths;
 mod streams;
 mod support;

@@ -121,6 +121,11 @@ impl Dial {
         Ok(answer)
     }
 
+    /// The socket as it is before it connects.
+    pub fn unconnected(&self) -> io::Result<Socket> {
+        self.socket()
+    }
+
     fn socket(&self) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(self.protocol))?;
         if let Some(device) = &self.device {
@@ -150,6 +155,18 @@ impl Dial {
 pub fn reset(stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     drop(stream);
+    Ok(())
+}
+
+/// Undoes connect(), by connecting to AF_UNSPEC: the socket can be used again.
+pub fn disconnect(stream: &TcpStream) -> io::Result<()> {
+    let nowhere = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    #[expect(clippy::cast_possible_truncation, reason = "sixteen bytes")]
+    const LENGTH: libc::socklen_t = size_of::<libc::sockaddr>() as libc::socklen_t;
+    #[expect(unsafe_code, reason = "libraries know no address without a family")]
+    // SAFETY: the kernel reads `LENGTH` bytes of `nowhere`, which outlives the call.
+    let result = unsafe { libc::connect(stream.as_raw_fd(), &raw const nowhere, LENGTH) };
+    Errno::result(result)?;
     Ok(())
 }
 
@@ -188,4 +205,16 @@ fn send_fast_open(socket: &Socket, data: &[u8], target: &SockAddr) -> io::Result
     };
     let sent = Errno::result(sent)?;
     usize::try_from(sent).map_err(io::Error::other)
+}
+
+/// Takes root's powers from the calling thread, and from it alone, for good. Call it inside `Place::run`.
+pub fn become_an_ordinary_user() -> io::Result<()> {
+    const NOBODY: libc::c_long = 65_534;
+    for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        #[expect(unsafe_code, reason = "the library's functions change every thread of the process")]
+        // SAFETY: both calls take three numbers and touch no memory of ours.
+        let result = unsafe { libc::syscall(call, NOBODY, NOBODY, NOBODY) };
+        Errno::result(result)?;
+    }
+    Ok(())
 }

@@ -127,9 +127,19 @@ impl Daemon {
 
     /// Resident memory, in bytes.
     pub fn memory(&self) -> Result<u64> {
+        self.memory_as("VmRSS:")
+    }
+
+    /// The most that was ever resident, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        self.memory_as("VmHWM:")
+    }
+
+    /// By the name of a line in /proc/<pid>/status.
+    fn memory_as(&self, name: &'static str) -> Result<u64> {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.id())).context("the daemon is gone")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context(name)?;
         let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kibibytes << 10)
     }
