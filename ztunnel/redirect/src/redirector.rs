@@ -16,6 +16,7 @@ use std::{
 use aya::Ebpf;
 use model::Role;
 use nix::time::{ClockId, clock_gettime};
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, runtime::Handle, time::MissedTickBehavior};
 
 use crate::{
@@ -52,6 +53,8 @@ pub struct Redirector {
     pins: Pins,
     maps: Maps,
     node: Ebpf,
+    /// Pods that a daemon before us enrolled and we could not: what holds them closed must stay.
+    orphans: Mutex<HashSet<u64>>,
 }
 
 impl Redirector {
@@ -63,7 +66,7 @@ impl Redirector {
         let mut node = objects::load_node(&pins, node_cookie, kubelet_cgroup)?;
         kernel_log::follow(&mut node)?;
         let maps = Maps::take(&mut node)?;
-        let redirector = Self { settings, pins, maps, node };
+        let redirector = Self { settings, pins, maps, node, orphans: Mutex::default() };
         redirector.beat()?;
         Ok(redirector)
     }
@@ -80,7 +83,8 @@ impl Redirector {
                 pins::detach(&self.pins.link(name, other))?;
             }
         }
-        let current: HashSet<u64> = enrolled.iter().map(|pod| pod.cookie).collect();
+        let mut current = self.orphans.lock().clone();
+        current.extend(enrolled.iter().map(|pod| pod.cookie));
         let known = self.maps.pods()?.into_iter().chain(self.pins.linked(POD_HOOK));
         for stale in known.filter(|cookie| !current.contains(cookie)) {
             self.forget(stale)?;
@@ -94,16 +98,33 @@ impl Redirector {
         spec.check()?;
         let namespace = NetworkNamespace::open(&spec.netns)?;
         let cookie = namespace.cookie().map_err(inside("asking for its cookie"))?;
+        let is_new = !self.pins.linked(POD_HOOK).contains(&cookie);
+        let enrolled = self.enrol_in(namespace, cookie, spec, is_new).await;
+        match &enrolled {
+            Ok(_) => {
+                self.orphans.lock().remove(&cookie);
+            }
+            Err(_) if is_new => self.forget(cookie)?,
+            Err(_) => {
+                self.orphans.lock().insert(cookie);
+            }
+        }
+        enrolled
+    }
+
+    async fn enrol_in(
+        &self,
+        namespace: NetworkNamespace,
+        cookie: u64,
+        spec: PodSpec,
+        is_new: bool,
+    ) -> Result<EnrolledPod, RedirectError> {
         sysctl::ensure(&namespace)?;
         routing::ensure(&namespace, &spec).await?;
         let listeners = self.listen(&namespace)?;
         let pod = EnrolledPod { spec, namespace, cookie, listeners, owners: self.maps.owners() };
-        let is_new = !self.pins.linked(POD_HOOK).contains(&cookie);
-        let result = self.attach(&pod, is_new);
-        if result.is_err() && is_new {
-            self.forget(cookie)?;
-        }
-        result.map(|()| pod)
+        self.attach(&pod, is_new)?;
+        Ok(pod)
     }
 
     fn attach(&self, pod: &EnrolledPod, is_new: bool) -> Result<(), RedirectError> {
