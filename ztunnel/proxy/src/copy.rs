@@ -75,6 +75,7 @@ async fn both<A: Future<Output = Broken>, B: Future<Output = Broken>>(
         ended = &mut request => {
             let watch = ended?;
             tokio::select! {
+                biased;
                 ended = answer => ended.map(drop),
                 broken = watch => Err(broken),
             }

@@ -45,8 +45,8 @@ impl Direction<'_> {
     }
 }
 
-/// Once it has ended, gives a watch for an abort of its source. `receiving` is what the other direction is doing; it runs in
-/// the same task and is polled first, so what it says is true whenever this one is polled.
+/// Once it has ended, gives a watch for an abort of either end. `receiving` is what the other direction is doing; it
+/// runs in the same task and is polled first, so what it says is true whenever this one is polled.
 pub(super) async fn tcp_to_tunnel(
     mut from: ReadHalf<'_>,
     to: &mut TunnelSender,
@@ -65,7 +65,12 @@ pub(super) async fn tcp_to_tunnel(
         let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
         if read == 0 {
             to.finish().map_err(stream_failed)?;
-            return Ok(watch(from, direction.from));
+            return Ok(async move {
+                tokio::select! {
+                    broken = aborted(&from, direction.from) => broken,
+                    error = broken(to, receiving) => stream_failed(error),
+                }
+            });
         }
         size.learn(read);
         tokio::select! {
@@ -108,7 +113,7 @@ pub(super) async fn tcp_to_tcp(
         let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
         if read == 0 {
             to.shutdown().await.map_err(|error| direction.write_failed(error))?;
-            return Ok(watch(from, direction.from));
+            return Ok(async move { aborted(&from, direction.from).await });
         }
         size.learn(read);
         tokio::select! {
@@ -132,10 +137,6 @@ async fn write(to: &mut WriteHalf<'_>, mut data: Bytes, direction: &Direction<'_
         direction.count(written);
     }
     Ok(())
-}
-
-async fn watch(half: ReadHalf<'_>, end: End) -> Broken {
-    aborted(&half, end).await
 }
 
 /// Resolves when `half`'s connection is aborted, without reading from it. EPOLLERR comes with a pending socket error:

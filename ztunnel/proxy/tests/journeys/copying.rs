@@ -177,6 +177,28 @@ async fn a_writer_that_vanishes_while_blocked_is_noticed() {
     }
 }
 
+/// The same when the other direction has already ended: no read and no write is left that would fail.
+#[tokio::test]
+async fn a_blocked_writer_that_vanishes_after_half_close_is_noticed() {
+    let _observed = Observed::start();
+    let mesh = Mesh::new().await;
+    for way in WAYS {
+        for client_writes in [true, false] {
+            let (client, server) = pair(&mesh, way).await;
+            let (mut writer, mut reader) = if client_writes { (client, server) } else { (server, client) };
+            reader.shutdown().await.unwrap();
+            assert_eq!(read_to_end(&mut writer).await, b"");
+            write_until_blocked(&mut writer).await;
+            writer.set_zero_linger().unwrap();
+            drop(writer);
+            eventually(&format!("{way:?} {client_writes}: no open connection"), || {
+                (mesh.c1.ledgers.live().is_empty() && mesh.s1.ledgers.live().is_empty()).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
 /// Buffers that grow, partial writes, windows that fill: none may lose, double or reorder a byte, either way at once.
 #[tokio::test]
 async fn much_data_arrives_intact_both_ways_at_once() {
