@@ -228,6 +228,11 @@ impl Request {
         Ok(TunnelStream::new(self.incoming, outgoing, self.slot))
     }
 
+    /// Waits until the peer or the connection gives the request up, and says how: what is done for it may then stop.
+    pub async fn broken(&mut self) -> StreamError {
+        poll_fn(|cx| self.respond.poll_reset(cx)).await.map_or_else(Into::into, StreamError::Reset)
+    }
+
     /// The answer ends our side; if the peer's is open still, RST_STREAM(NO_ERROR) follows.
     pub fn refuse(mut self, status: StatusCode) {
         // Fails only if the stream is gone.

@@ -1,5 +1,7 @@
 //! The arithmetic of windows, against a connection that only notes what it is told.
 
+use proptest::{prelude::*, sample::select};
+
 use super::*;
 
 const INITIAL: u32 = 64 << 10;
@@ -168,4 +170,107 @@ fn slots_are_limited_and_given_back() {
     drop(one);
     assert!(gauge.slot(1).is_some());
     assert_eq!((gauge.streams(), gauge.opened()), (0, 2));
+}
+
+/// The other end, as bad as HTTP/2 lets it be: what it was granted it may use until it is used up, and it hears of a
+/// smaller stream window only when it likes to.
+#[derive(Default)]
+struct Peer {
+    stream: u32,
+    told: Option<u32>,
+    connection: u32,
+    target: u32,
+}
+
+impl Windowed for Peer {
+    fn set_connection_window(&mut self, bytes: u32) {
+        self.target = bytes;
+        self.connection = self.connection.max(bytes);
+    }
+
+    fn set_stream_window(&mut self, bytes: u32) -> bool {
+        let free = self.told.is_none();
+        if free {
+            self.told = Some(bytes);
+            self.stream = self.stream.max(bytes);
+        }
+        free
+    }
+}
+
+impl Peer {
+    fn acknowledges(&mut self) {
+        self.stream = self.told.take().unwrap_or(self.stream);
+    }
+
+    /// Sends `bytes`, which are read and given back.
+    fn uses(&mut self, bytes: u32) {
+        self.connection = self.target.max(self.connection.saturating_sub(bytes));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    FastRead,
+    SlowRead,
+    Open,
+    Close,
+    Ping,
+    Acknowledge,
+    OthersTake,
+    OthersReturn,
+}
+
+const EVENTS: [Event; 8] = [
+    Event::FastRead,
+    Event::SlowRead,
+    Event::Open,
+    Event::Close,
+    Event::Ping,
+    Event::Acknowledge,
+    Event::OthersTake,
+    Event::OthersReturn,
+];
+
+proptest! {
+    /// The promise of this module: whatever happens, a connection may hold its base and its share at most.
+    #[test]
+    fn no_peer_is_granted_more_than_is_paid_for(events in prop::collection::vec(select(&EVENTS), 0..300)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let total = to_usize(MAX) * 3;
+        let budget = Budget::new(total);
+        let mut windows = windows(&budget);
+        let mut others = budget.reservation();
+        let base = INITIAL * STREAMS;
+        let mut peer = Peer { stream: INITIAL, told: None, connection: base, target: base };
+        let mut slots = Vec::new();
+        for event in events {
+            match event {
+                Event::FastRead => {
+                    read_fast(windows.gauge(), windows.window);
+                    peer.uses(windows.window * 2);
+                }
+                Event::SlowRead => {
+                    Meter::new().drained(windows.gauge(), to_usize(INITIAL) / 8);
+                    peer.uses(INITIAL / 8);
+                }
+                Event::Open => slots.extend(windows.gauge().slot(STREAMS)),
+                Event::Close => drop(slots.pop()),
+                Event::Ping => windows.tick(&mut peer),
+                Event::Acknowledge => peer.acknowledges(),
+                Event::OthersTake => {
+                    others.grow_to(others.bytes() + to_usize(MAX) / 2);
+                }
+                Event::OthersReturn => others.release(),
+            }
+            windows.tune(&mut peer);
+            let share = windows.share.bytes();
+            prop_assert_eq!(budget.left() + share + others.bytes(), total, "bytes were lost or made");
+            prop_assert!(windows.window <= MAX && windows.window >= INITIAL);
+            if peer.stream > INITIAL {
+                prop_assert!(to_usize(peer.connection) <= to_usize(base) + share, "granted for nothing");
+            }
+        }
+    }
 }

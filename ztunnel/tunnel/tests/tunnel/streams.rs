@@ -164,6 +164,20 @@ async fn an_unanswered_request_that_is_dropped_is_reset() {
     assert!(matches!(dialed, Err(DialError::Reset(Reason::CANCEL))));
 }
 
+/// Fails if a proxy goes on connecting to an application for a client that is gone.
+#[tokio::test]
+async fn a_request_learns_that_its_dialer_went_away() {
+    let Mesh { client, mut server } = Mesh::new().await;
+    let address = server.address;
+    let mut dial = Box::pin(client.dial(address));
+    let mut request = tokio::select! {
+        _ = &mut dial => panic!("nobody answered"),
+        request = server.request() => request,
+    };
+    drop(dial);
+    assert_reset::<()>(&Err(request.broken().await));
+}
+
 #[tokio::test]
 async fn headers_arrive_as_sent_and_empty_ones_are_left_out() {
     let Mesh { client, mut server } = Mesh::new().await;
