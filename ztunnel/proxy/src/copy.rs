@@ -11,6 +11,7 @@ mod pump;
 use std::{
     pin::{Pin, pin},
     sync::atomic::AtomicBool,
+    time::Duration,
 };
 
 use telemetry::{ByteCounters, End, Outcome};
@@ -19,6 +20,11 @@ use tunnel::TunnelStream;
 use crate::leg::Leg;
 use broken::Broken;
 use pump::{Direction, tcp_to_tcp, tcp_to_tunnel, tunnel_to_tcp};
+
+/// A stream that is reset loses what HTTP/2 has queued and not yet written, and nobody says when it is written. An
+/// application that answers and then aborts (a server that refuses to read the rest of a request) counts on its
+/// last words to arrive before its RST, as they would over TCP. Long for a queue that moves, short for a human.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// Between an application and the tunnel. `near` is the application's end of the connection.
 pub(crate) async fn through_tunnel(
@@ -36,6 +42,9 @@ pub(crate) async fn through_tunnel(
         let answer = pin!(tunnel_to_tcp(&mut receiver, writer, &back, &receiving));
         both(request, answer).await
     };
+    if result.as_ref().is_err_and(Broken::is_of_socket) {
+        tokio::time::sleep(LAST_WORDS).await;
+    }
     finish([leg], result)
 }
 

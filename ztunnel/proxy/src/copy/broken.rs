@@ -28,6 +28,10 @@ impl Broken {
         Self { end, cause: Cause::Stream(error) }
     }
 
+    pub(super) fn is_of_socket(&self) -> bool {
+        matches!(self.cause, Cause::Tcp(_))
+    }
+
     pub(super) fn into_outcome(self) -> Outcome {
         if self.is_reset() {
             return Outcome::Reset { by: self.end };

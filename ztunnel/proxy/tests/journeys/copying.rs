@@ -106,6 +106,30 @@ async fn an_abort_arrives_as_an_abort() {
     }
 }
 
+/// A server that answers early and closes with the request half read sends its answer and then RST. Over plain TCP
+/// the client still reads the answer; if it were lost here, "413 Payload Too Large" would become a mystery.
+#[tokio::test]
+async fn what_was_sent_before_an_abort_arrives_before_it() {
+    let _observed = Observed::start();
+    let mesh = Mesh::new().await;
+    for way in WAYS {
+        for client_aborts in [true, false] {
+            let (client, server) = pair(&mesh, way).await;
+            let (mut aborting, mut other) = if client_aborts { (client, server) } else { (server, client) };
+            aborting.write_all(b"last words").await.unwrap();
+            aborting.set_zero_linger().unwrap();
+            drop(aborting);
+            let mut words = [0; 10];
+            other
+                .read_exact(&mut words)
+                .await
+                .unwrap_or_else(|error| panic!("{way:?} {client_aborts}: {error}"));
+            assert_eq!(&words, b"last words");
+            assert_eq!(read_error(&mut other).await, ErrorKind::ConnectionReset, "{way:?}");
+        }
+    }
+}
+
 /// A client that has sent FIN and then vanishes is noticed though nobody reads from it any more; the server would
 /// work for nobody and its connection would stay for ever.
 #[tokio::test]
