@@ -7,5 +7,6 @@
 mod escapes;
 mod load;
 mod paths;
+mod probes;
 mod streams;
 mod support;
