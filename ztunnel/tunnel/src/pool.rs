@@ -176,12 +176,7 @@ impl Pool {
     }
 
     fn place_on(&self, entry: &Arc<Entry>) -> Option<Lease> {
-        let limit = match entry.outcome.get() {
-            None => self.streams_per_connection,
-            Some(Ok(live)) => self.streams_per_connection.min(live.limit()),
-            Some(Err(_)) => 0,
-        };
-        entry.gauge.slot(limit).map(|slot| Lease { entry: Arc::clone(entry), slot })
+        entry.gauge.slot(self.streams_per_connection).map(|slot| Lease { entry: Arc::clone(entry), slot })
     }
 
     fn connect(self: &Arc<Self>, state: &mut State, key: &Key, establish: Establish) -> Arc<Entry> {

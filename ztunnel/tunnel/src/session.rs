@@ -6,7 +6,7 @@
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -137,42 +137,43 @@ impl Session {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
+        if let Some(dead) = self.beat(cx) {
+            return self.ended(dead);
+        }
         loop {
             let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-            if let Some(keepalive) = &mut self.keepalive
-                && let Poll::Ready(beat) = keepalive.poll(cx)
-            {
-                match beat {
-                    Beat::Asked => {
-                        self.windows.tick(connection);
-                        // New streams need a new proof; the peer makes a new connection for them.
-                        if Instant::now() >= self.peer.until {
-                            connection.graceful_shutdown();
-                        }
-                    }
-                    Beat::Dead => {
-                        // The farewell is sent only if the socket takes it at once.
-                        connection.abrupt_shutdown(Reason::NO_ERROR);
-                        let _ = connection.poll_closed(cx);
-                        return self.ended(SessionEnd::Dead);
-                    }
-                }
-                continue;
-            }
             self.windows.tune(connection);
-            match connection.poll_accept(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return self.ended(SessionEnd::Done),
-                Poll::Ready(Some(Err(error))) => {
+            match ready!(connection.poll_accept(cx)) {
+                None => return self.ended(SessionEnd::Done),
+                Some(Err(error)) => {
                     let end = self.how_ended(error);
                     return self.ended(end);
                 }
-                Poll::Ready(Some(Ok((request, respond)))) => match self.admit(request, respond) {
+                Some(Ok((request, respond))) => match self.admit(request, respond) {
                     Some(request) => return Poll::Ready(Some(request)),
                     None => self.rejected += 1,
                 },
             }
         }
+    }
+
+    /// What is due now and then.
+    fn beat(&mut self, cx: &mut Context<'_>) -> Option<SessionEnd> {
+        let (connection, keepalive) = (self.connection.as_mut()?, self.keepalive.as_mut()?);
+        while let Poll::Ready(beat) = keepalive.poll(cx) {
+            if beat == Beat::Dead {
+                // The farewell is sent only if the socket takes it at once.
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                let _ = connection.poll_closed(cx);
+                return Some(SessionEnd::Dead);
+            }
+            self.windows.tick(connection);
+            // New streams need a new proof; the peer makes a new connection for them.
+            if Instant::now() >= self.peer.until {
+                connection.graceful_shutdown();
+            }
+        }
+        None
     }
 
     /// A peer need not wait for our last words: without streams, nothing is lost with the connection.

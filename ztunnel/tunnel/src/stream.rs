@@ -111,6 +111,13 @@ impl TunnelReceiver {
 }
 
 impl TunnelSender {
+    /// Waits until the peer's window has room, and yields how much of `wanted`. Who reads no more than this holds
+    /// nothing that cannot be sent. What `send` does not use of it goes to the other streams.
+    pub async fn room(&mut self, wanted: usize) -> Result<usize, StreamError> {
+        let room = poll_fn(|cx| self.shared.outgoing.lock().poll_room(cx, wanted)).await?;
+        Ok(room.min(wanted))
+    }
+
     /// Sends all of `data`, waiting for the peer's window. What does not fit in it stays with the caller's future.
     pub async fn send(&mut self, mut data: Bytes) -> Result<(), StreamError> {
         if self.finished {
@@ -121,6 +128,7 @@ impl TunnelSender {
             let part = data.split_to(room.min(data.len()));
             self.shared.outgoing.lock().send(part, false)?;
         }
+        self.shared.outgoing.lock().stream.reserve_capacity(0);
         Ok(())
     }
 

@@ -95,11 +95,6 @@ pub(crate) async fn start(
 }
 
 impl Live {
-    /// How many streams the peer allows at once.
-    pub(super) fn limit(&self) -> u32 {
-        u32::try_from(self.requests.current_max_send_streams()).unwrap_or(u32::MAX)
-    }
-
     pub(super) async fn open(
         &self,
         request: Request<()>,
@@ -110,6 +105,8 @@ impl Live {
         poll_fn(|cx| requests.poll_ready(cx)).await.map_err(|error| self.failed(error))?;
         let (answer, outgoing) = requests.send_request(request, false).map_err(|error| self.failed(error))?;
         let answer = timeout(deadline, answer).await.map_err(|_| OpenError::unanswered())?;
+        // Noted here and not asked for by the pool: h2's lock is held while it writes, and the pool's must not wait.
+        slot.gauge().allow(u32::try_from(requests.current_max_send_streams()).unwrap_or(u32::MAX));
         let (head, incoming) = answer.map_err(|error| self.failed(error))?.into_parts();
         if !head.status.is_success() {
             return Err(OpenError::answered(DialError::Refused(head.status)));

@@ -27,6 +27,8 @@ pub(crate) struct Gauge {
     streams: AtomicU32,
     /// Streams ever opened.
     opened: AtomicU32,
+    /// Streams that the peer allows at once, as last heard.
+    allowed: AtomicU32,
 }
 
 /// One stream's place among those of its connection.
@@ -51,6 +53,7 @@ impl Gauge {
             drained: AtomicU64::new(0),
             streams: AtomicU32::new(0),
             opened: AtomicU32::new(0),
+            allowed: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -58,8 +61,13 @@ impl Gauge {
         self.streams.load(Relaxed)
     }
 
-    /// A place, if fewer than `limit` are taken.
+    pub(crate) fn allow(&self, streams: u32) {
+        self.allowed.store(streams, Relaxed);
+    }
+
+    /// A place, if fewer than `limit` and what the peer allows are taken.
     pub(crate) fn slot(self: &Arc<Self>, limit: u32) -> Option<Slot> {
+        let limit = limit.min(self.allowed.load(Relaxed));
         let more = |streams: u32| (streams < limit).then_some(streams + 1);
         self.streams.fetch_update(Relaxed, Relaxed, more).ok()?;
         self.opened.fetch_add(1, Relaxed);
