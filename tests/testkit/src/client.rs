@@ -179,13 +179,15 @@ fn set_transparent(socket: &Socket, family: IpAddr) -> io::Result<()> {
 
 /// setsockopt(2) with a number, for what an attacker sets and libraries do not offer.
 pub fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
-    #[expect(clippy::cast_possible_truncation, reason = "four bytes")]
-    const LENGTH: libc::socklen_t = size_of::<i32>() as libc::socklen_t;
+    set_option_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+/// setsockopt(2) with whatever the option takes.
+pub fn set_option_bytes(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     #[expect(unsafe_code, reason = "neither socket2 nor nix knows every option")]
-    // SAFETY: the kernel reads `LENGTH` bytes of `value`, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(&value).cast(), LENGTH)
-    };
+    // SAFETY: the kernel reads `length` bytes of `value`, which outlives the call.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
     Errno::result(result)?;
     Ok(())
 }
