@@ -26,6 +26,7 @@ pub(crate) enum AttachType {
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 
@@ -55,6 +56,25 @@ struct Object {
 }
 
 #[repr(C)]
+struct Inquiry {
+    fd: u32,
+    length: u32,
+    answer: u64,
+}
+
+/// The beginning of `struct bpf_link_info`; the kernel gives as much as there is room for.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+}
+
+const LINK_INFO_BYTES: u32 = 12;
+const _: () = assert!(size_of::<LinkInfo>() == LINK_INFO_BYTES as usize);
+
+#[repr(C)]
 struct MapElement {
     map: u32,
     padding: u32,
@@ -80,6 +100,17 @@ pub(crate) fn link_create(
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attributes = LinkUpdate { link: raw(link), new_program: raw(program), flags: 0, old_program: 0 };
     call(LINK_UPDATE, &attributes).map(drop)
+}
+
+/// The id of the link's program.
+pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = LinkInfo::default();
+    let answer = (&raw mut info).expose_provenance() as u64;
+    let mut inquiry = Inquiry { fd: raw(link), length: LINK_INFO_BYTES, answer };
+    // SAFETY: as in `call`, but that the kernel writes: at most `length` bytes of `info`, and the length itself.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw mut inquiry, size_of::<Inquiry>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.program) }
 }
 
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {

@@ -24,6 +24,8 @@ pub enum RedirectError {
     Abi { object: &'static str, found: Option<u32>, expected: u32 },
     #[error("pod {uid}: {problem}")]
     Pod { uid: String, problem: &'static str },
+    #[error("a newer daemon serves this node")]
+    Superseded,
 }
 
 impl RedirectError {
@@ -38,6 +40,7 @@ impl RedirectError {
             Self::Path { .. } => "path",
             Self::Abi { .. } => "abi",
             Self::Pod { .. } => "pod",
+            Self::Superseded => "superseded",
         }
     }
 

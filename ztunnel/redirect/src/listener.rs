@@ -13,7 +13,7 @@ use abi::HBONE_PORT;
 use model::Role;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::socket::{bind_to_loopback, make_transparent};
+use crate::socket::{DAEMON_MARK, bind_to_loopback, make_transparent};
 
 /// Bounded by the namespace's `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -63,6 +63,8 @@ fn bind(role: Role, port: u16) -> io::Result<TcpListener> {
     if role == Role::Outbound {
         // Steered SYNs are marked and on lo; without the same here the SYN-ACK would never match.
         bind_to_loopback(&socket)?;
+    } else {
+        socket.set_mark(DAEMON_MARK)?;
     }
     socket.bind(&SocketAddr::new(address, port).into())?;
     socket.listen(BACKLOG)?;

@@ -51,6 +51,12 @@ pub(crate) fn program<'o>(object: &'o Ebpf, name: &'static str) -> Result<&'o Pr
     program.fd().map_err(|error| RedirectError::ebpf(name, &error))
 }
 
+/// The kernel's number for it.
+pub(crate) fn program_id(object: &Ebpf, name: &'static str) -> Result<u32, RedirectError> {
+    let program = object.program(name).ok_or_else(|| missing(name))?;
+    program.info().map(|info| info.id()).map_err(|error| RedirectError::ebpf(name, &error))
+}
+
 fn load(mut loader: EbpfLoader<'_>, pins: &Pins, object: &[u8]) -> Result<Ebpf, RedirectError> {
     for name in abi::map::ALL {
         loader.map_pin_path(name, pins.map(name));

@@ -104,6 +104,11 @@ pub(crate) fn attach(
     bpf::pin(link.as_fd(), pin).map_err(|error| failed("pinning the link", error))
 }
 
+/// The id of the program that the pinned link runs.
+pub(crate) fn program_of(pin: &Path) -> io::Result<u32> {
+    bpf::link_program(bpf::open_pinned(pin)?.as_fd())
+}
+
 /// The link goes with its pin.
 pub(crate) fn detach(pin: &Path) -> Result<(), RedirectError> {
     match fs::remove_file(pin) {

@@ -1,6 +1,7 @@
 //! An enrolled pod, as the proxy uses it: what arrives for it, and the connections it needs.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
@@ -10,6 +11,7 @@ use std::{
 
 use abi::{MAX_EXCLUDED_PORTS, pod_flags};
 use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{NetworkNamespace, RedirectError, address::words, listener::was_steered, socket};
@@ -57,6 +59,8 @@ pub struct EnrolledPod {
     pub(crate) cookie: u64,
     pub(crate) listeners: Listeners,
     pub(crate) owners: Arc<OwnedFd>,
+    /// The application's connections that are older than this enrolment: own end, far end.
+    pub(crate) older: Mutex<HashMap<(SocketAddr, SocketAddr), Role>>,
 }
 
 #[derive(Debug)]

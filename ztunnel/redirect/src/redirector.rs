@@ -10,6 +10,7 @@ use std::{
     fs::File,
     os::{fd::AsFd, linux::fs::MetadataExt},
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -55,6 +56,8 @@ pub struct Redirector {
     node: Ebpf,
     /// Pods that a daemon before us enrolled and we could not: what holds them closed must stay.
     orphans: Mutex<HashSet<u64>>,
+    /// Since our programs are attached: the cgroup, and our first program's id.
+    active: OnceLock<(u64, u32)>,
 }
 
 impl Redirector {
@@ -66,7 +69,8 @@ impl Redirector {
         let mut node = objects::load_node(&pins, node_cookie, kubelet_cgroup)?;
         kernel_log::follow(&mut node)?;
         let maps = Maps::take(&mut node)?;
-        let redirector = Self { settings, pins, maps, node, orphans: Mutex::default() };
+        let redirector =
+            Self { settings, pins, maps, node, orphans: Mutex::default(), active: OnceLock::new() };
         redirector.beat()?;
         Ok(redirector)
     }
@@ -82,6 +86,13 @@ impl Redirector {
             for other in self.pins.linked(name).into_iter().filter(|&other| other != id) {
                 pins::detach(&self.pins.link(name, other))?;
             }
+        }
+        let own = objects::program_id(&self.node, NODE_PROGRAMS[0].0)?;
+        let _ = self.active.set((id, own));
+        // A daemon before us may have enrolled one of them again while we did; from here on it no longer does.
+        for pod in enrolled {
+            self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
+            self.maps.insert_pod(pod.cookie, pod.spec.entry())?;
         }
         let mut current = self.orphans.lock().clone();
         current.extend(enrolled.iter().map(|pod| pod.cookie));
@@ -104,6 +115,8 @@ impl Redirector {
             Ok(_) => {
                 self.orphans.lock().remove(&cookie);
             }
+            // What is there is the successor's.
+            Err(RedirectError::Superseded) => {}
             Err(_) if is_new => self.forget(cookie)?,
             Err(_) => {
                 self.orphans.lock().insert(cookie);
@@ -122,12 +135,37 @@ impl Redirector {
         sysctl::ensure(&namespace)?;
         routing::ensure(&namespace, &spec).await?;
         let listeners = self.listen(&namespace)?;
-        let pod = EnrolledPod { spec, namespace, cookie, listeners, owners: self.maps.owners() };
+        let owners = self.maps.owners();
+        let pod = EnrolledPod { spec, namespace, cookie, listeners, owners, older: Mutex::default() };
         self.attach(&pod, is_new)?;
+        self.find_older(&pod).await;
         Ok(pod)
     }
 
+    /// Enrols again a pod that was let go and is still served, with what may have changed since.
+    pub async fn resume_capture(&self, pod: &EnrolledPod, spec: &PodSpec) -> Result<(), RedirectError> {
+        self.update(pod, spec)?;
+        self.find_older(pod).await;
+        Ok(())
+    }
+
+    /// Whether a daemon after us has put its programs in the place of ours. What is attached is its business then.
+    pub fn is_superseded(&self) -> bool {
+        let Some(&(link, program)) = self.active.get() else { return false };
+        pins::program_of(&self.pins.link(NODE_PROGRAMS[0].0, link)).is_ok_and(|current| current != program)
+    }
+
+    /// A list that cannot be made is no reason not to protect what comes after.
+    async fn find_older(&self, pod: &EnrolledPod) {
+        if let Err(error) = pod.find_older().await {
+            tracing::warn!(pod = %pod.spec.uid, %error, "connections older than the enrolment cannot be listed");
+        }
+    }
+
     fn attach(&self, pod: &EnrolledPod, is_new: bool) -> Result<(), RedirectError> {
+        if self.is_superseded() {
+            return Err(RedirectError::Superseded);
+        }
         let object = objects::load_pod(&self.pins, pod.cookie)?;
         let program = objects::program(&object, POD_PROGRAM)?;
         if !is_new {

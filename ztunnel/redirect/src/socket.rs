@@ -13,6 +13,10 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{NetworkNamespace, bpf};
 
+/// `SO_MARK` of the daemon's own sockets that are not steered, and of those that its listeners accept: the mark that
+/// ambient meshes give to their proxies' sockets. It routes nothing and protects nothing; it only tells the proxy's
+/// connections from the application's when a pod's sockets are listed.
+pub(crate) const DAEMON_MARK: u32 = 0x539;
 /// Ports for source-preserving connections: below the ports that clients are given by default (32768 to 60999), so
 /// that a client's own connection rarely meets the same four addresses and ports in the pod.
 const SOURCE_PORTS: std::ops::Range<u16> = 1024..32768;
@@ -74,6 +78,7 @@ fn open(namespace: &NetworkNamespace, owners: BorrowedFd<'_>, target: SocketAddr
     let domain = Domain::for_address(target);
     let socket = namespace.enter(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))??;
     socket.set_nonblocking(true)?;
+    socket.set_mark(DAEMON_MARK)?;
     // Before connect(): the hook reads it there.
     bpf::map_update(owners, socket.as_raw_fd().unsigned_abs(), owner::DAEMON)?;
     Ok(socket)
