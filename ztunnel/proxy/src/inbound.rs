@@ -121,18 +121,22 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let target = resolve_authority(&snapshot, workload, gateway.ip(), authority)?;
         ledger.set_path(Path::Tunnel { gateway, target });
         let claim =
-            Claim { workload: Arc::clone(workload), client, peer: Some(peer), target, mtls: self.local.mtls };
+            Claim { workload: Arc::clone(workload), client, peer: Some(peer), target };
         Ok((Arc::clone(workload), self.standing.enter(claim)))
     }
 
     async fn carry_in(
         &self,
-        request: Request,
+        mut request: Request,
         workload: &Workload,
         mut place: Place,
         ledger: &mut Ledger,
     ) -> Outcome {
-        let (leg, _own) = match Box::pin(self.connect_application(&place)).await {
+        let connected = tokio::select! {
+            connected = Box::pin(self.connect_application(&place)) => connected,
+            gone = request.broken() => Err(gone.into()),
+        };
+        let (leg, _own) = match connected {
             Ok(connected) => connected,
             Err(failure) => return refuse(request, failure),
         };

@@ -61,7 +61,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         }
         let workload = Arc::clone(self.workload(&self.snapshot())?);
         ledger.set_destination(&workload);
-        let claim = Claim { workload, client, peer: None, target, mtls: self.local.mtls };
+        let claim = Claim { workload, client, peer: None, target };
         let place = self.standing.enter(claim);
         let (application, own) = self.connect_application(&place).await?;
         Ok((application, place, own))

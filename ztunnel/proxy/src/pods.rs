@@ -6,7 +6,7 @@ use std::{
 };
 
 use model::{ClientAddr, OriginalDst, Role, WorkloadUid, authorize::MtlsMode};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 /// The only door to the kernel: sockets in one pod's network namespace.
@@ -37,7 +37,8 @@ pub struct Arrival {
 #[derive(Clone, Debug)]
 pub struct LocalWorkload {
     pub uid: WorkloadUid,
-    pub mtls: MtlsMode,
+    /// May change while the pod is served; what is open is judged by it too.
+    pub mtls: watch::Receiver<MtlsMode>,
 }
 
 /// The two ways of stopping.

@@ -68,6 +68,7 @@ impl<S: SvidSource> Proxy<S> {
         let cut = stop.cut.child_token();
         let _cut_on_drop = cut.clone().drop_guard();
         let _counted = ActiveProxy::new();
+        let standing = Standing::new(local.mtls.clone());
         let pod = Arc::new(Pod {
             handshakes: Gate::new(self.settings.handshakes_per_pod),
             proxy: self,
@@ -75,7 +76,7 @@ impl<S: SvidSource> Proxy<S> {
             sockets,
             stop: Stop { drain: stop.drain, cut: cut.clone() },
             tasks: TaskTracker::new(),
-            standing: Arc::default(),
+            standing,
             own_legs: Arc::default(),
         });
         let service = async {
@@ -120,15 +121,15 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
 
     /// A published snapshot is a new allocation, and `seen` keeps the old one's address from being taken.
     async fn recheck_at_changes(&self) {
-        let mut seen = self.snapshot();
+        let mut seen = (self.snapshot(), self.standing.mtls());
         let mut ticks = tokio::time::interval(self.proxy.settings.recheck_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.proxy.log.summarize();
-            let now = self.snapshot();
-            if !Arc::ptr_eq(&seen, &now) {
-                self.standing.recheck(&now);
+            let now = (self.snapshot(), self.standing.mtls());
+            if !Arc::ptr_eq(&seen.0, &now.0) || seen.1 != now.1 {
+                self.standing.recheck(&now.0);
                 seen = now;
             }
         }

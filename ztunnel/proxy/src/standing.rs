@@ -8,10 +8,13 @@ use model::{
     authorize::{InboundFacts, MtlsMode, authorize_inbound},
 };
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-#[derive(Debug, Default)]
-pub(crate) struct Standing(Mutex<Book>);
+#[derive(Debug)]
+pub(crate) struct Standing {
+    mtls: watch::Receiver<MtlsMode>,
+    book: Mutex<Book>,
+}
 
 #[derive(Debug, Default)]
 struct Book {
@@ -32,13 +35,12 @@ pub(crate) struct Claim {
     pub(crate) client: ClientAddr,
     pub(crate) peer: Option<SpiffeId>,
     pub(crate) target: SocketAddr,
-    pub(crate) mtls: MtlsMode,
 }
 
 impl Claim {
     /// Against the workload as it is now, or as it was if the state no longer has it.
-    fn judge(&self, snapshot: &Snapshot) -> Result<Permit<ApplicationRoute>, Refusal> {
-        let Self { client, target, mtls, .. } = *self;
+    fn judge(&self, snapshot: &Snapshot, mtls: MtlsMode) -> Result<Permit<ApplicationRoute>, Refusal> {
+        let Self { client, target, .. } = *self;
         let workload = snapshot.workload(&self.workload.uid).unwrap_or(&self.workload);
         authorize_inbound(
             snapshot,
@@ -49,25 +51,35 @@ impl Claim {
 }
 
 impl Standing {
+    pub(crate) fn new(mtls: watch::Receiver<MtlsMode>) -> Arc<Self> {
+        Arc::new(Self { mtls, book: Mutex::default() })
+    }
+
+    /// What the pod asks of those who connect.
+    pub(crate) fn mtls(&self) -> MtlsMode {
+        *self.mtls.borrow()
+    }
+
     /// From here on the claim is judged again at every change. To be entered before the first judgement, so that
     /// no change falls between the two.
     pub(crate) fn enter(self: &Arc<Self>, claim: Claim) -> Place {
         let claim = Arc::new(claim);
         let (revoke, revoked) = oneshot::channel();
-        let mut book = self.0.lock();
+        let mut book = self.book.lock();
         let number = book.next;
         book.next += 1;
         book.entries.insert(number, Entry { claim: Arc::clone(&claim), revoke });
         Place { standing: Arc::clone(self), number, claim, revoked }
     }
 
-    /// Revokes what this state would not let in.
+    /// Revokes what this state, or the pod as it is now, would not let in.
     pub(crate) fn recheck(&self, snapshot: &Snapshot) {
+        let mtls = self.mtls();
         let claims: Vec<_> =
-            self.0.lock().entries.iter().map(|(&number, entry)| (number, Arc::clone(&entry.claim))).collect();
+            self.book.lock().entries.iter().map(|(&number, entry)| (number, Arc::clone(&entry.claim))).collect();
         for (number, claim) in claims {
-            if let Err(refusal) = claim.judge(snapshot)
-                && let Some(entry) = self.0.lock().entries.remove(&number)
+            if let Err(refusal) = claim.judge(snapshot, mtls)
+                && let Some(entry) = self.book.lock().entries.remove(&number)
             {
                 // It may have ended by itself in this moment.
                 let _ = entry.revoke.send(refusal);
@@ -86,7 +98,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn judge(&self, snapshot: &Snapshot) -> Result<Permit<ApplicationRoute>, Refusal> {
-        self.claim.judge(snapshot)
+        self.claim.judge(snapshot, self.standing.mtls())
     }
 
     /// Why the connection may no longer stand; pending while it may.
@@ -101,6 +113,6 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.standing.0.lock().entries.remove(&self.number);
+        self.standing.book.lock().entries.remove(&self.number);
     }
 }

@@ -14,12 +14,20 @@ impl ChunkSize {
         Self(SMALLEST)
     }
 
-    pub(super) fn buffer(&self) -> BytesMut {
-        BytesMut::with_capacity(self.0)
+    pub(super) fn wanted(&self) -> usize {
+        self.0
     }
 
-    /// A full buffer means there was more; one that is mostly empty was too large.
-    pub(super) fn learn(&mut self, read: usize) {
+    pub(super) fn buffer(&self, room: usize) -> BytesMut {
+        BytesMut::with_capacity(self.0.min(room))
+    }
+
+    /// A full buffer means there was more; one that is mostly empty was too large. One that had to be smaller than
+    /// wanted, for want of `room`, says nothing.
+    pub(super) fn learn(&mut self, read: usize, room: usize) {
+        if room < self.0 {
+            return;
+        }
         if read >= self.0 {
             self.0 = (self.0 * 2).min(LARGEST);
         } else if read < self.0 / 4 {
@@ -40,7 +48,7 @@ mod tests {
 
     fn after(reads: &[usize]) -> usize {
         let mut size = ChunkSize::new();
-        reads.iter().for_each(|&read| size.learn(read));
+        reads.iter().for_each(|&read| size.learn(read, LARGEST));
         size.0
     }
 
@@ -56,6 +64,15 @@ mod tests {
     fn a_connection_gone_quiet_shrinks_back() {
         let busy_then_quiet = [[usize::MAX; 10], [1; 10]].concat();
         assert_eq!(after(&busy_then_quiet), SMALLEST);
+    }
+
+    /// Else a connection whose reader is slow would read in crumbs for ever.
+    #[test]
+    fn want_of_room_teaches_nothing() {
+        let mut size = ChunkSize(LARGEST);
+        size.learn(1, 1);
+        assert_eq!(size.wanted(), LARGEST);
+        assert_eq!(size.buffer(1).capacity(), 1);
     }
 
     #[test]

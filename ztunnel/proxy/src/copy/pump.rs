@@ -61,7 +61,13 @@ pub(super) async fn tcp_to_tunnel(
             ready = from.readable() => ready.map_err(|error| direction.read_failed(error))?,
             error = broken(to, receiving) => return Err(stream_failed(error)),
         }
-        let mut buffer = size.buffer();
+        // What the stream has no room for stays with the kernel, which makes the application wait.
+        let room = tokio::select! {
+            biased;
+            room = to.room(size.wanted()) => room.map_err(stream_failed)?,
+            broken = aborted(&from, direction.from) => return Err(broken),
+        };
+        let mut buffer = size.buffer(room);
         let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
         if read == 0 {
             to.finish().map_err(stream_failed)?;
@@ -72,12 +78,8 @@ pub(super) async fn tcp_to_tunnel(
                 }
             });
         }
-        size.learn(read);
-        tokio::select! {
-            biased;
-            sent = to.send(queueable(buffer)) => sent.map_err(stream_failed)?,
-            broken = aborted(&from, direction.from) => return Err(broken),
-        }
+        size.learn(read, room);
+        to.send(queueable(buffer)).await.map_err(stream_failed)?;
         direction.count(read);
     }
 }
@@ -109,13 +111,14 @@ pub(super) async fn tcp_to_tcp(
     let mut size = ChunkSize::new();
     loop {
         from.readable().await.map_err(|error| direction.read_failed(error))?;
-        let mut buffer = size.buffer();
+        let room = size.wanted();
+        let mut buffer = size.buffer(room);
         let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
         if read == 0 {
             to.shutdown().await.map_err(|error| direction.write_failed(error))?;
             return Ok(async move { aborted(&from, direction.from).await });
         }
-        size.learn(read);
+        size.learn(read, room);
         tokio::select! {
             biased;
             written = write(&mut to, buffer.freeze(), direction) => written?,

@@ -263,7 +263,7 @@ impl Node {
             Proxy::new(options.settings.clone(), Arc::clone(snapshot), tunnel.clone(), Arc::clone(&ledgers));
         let sockets = Arc::new(PodOnLoopback::new(net, ip(address)).await);
         let stop = Stop::default();
-        let local = LocalWorkload { uid: uid(name), mtls: options.mtls };
+        let local = LocalWorkload { uid: uid(name), mtls: watch::channel(options.mtls).1 };
         let serving = tokio::spawn(proxy.serve(local, Arc::clone(&sockets), stop.clone()));
         Self { sockets, ledgers, stop, serving: Some(serving) }
     }

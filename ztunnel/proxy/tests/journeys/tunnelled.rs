@@ -109,6 +109,22 @@ async fn the_answer_waits_for_the_application() {
     assert!(!mesh.s1.ledgers.live()[0].established);
 }
 
+/// A client that gives up must not leave its request at work for as long as an application takes to answer.
+#[tokio::test]
+async fn a_client_that_gives_up_ends_the_attempt_at_the_far_side() {
+    let observed = Observed::start();
+    let mut options = Options::default();
+    options.settings.connect_deadline = std::time::Duration::from_secs(60);
+    let mut mesh = Mesh::with(options).await;
+    mesh.net.swallow(at(S1, 8080));
+    let _client = mesh.connect(at(S1, 8080)).await;
+    eventually("the request at s1", || (mesh.s1.ledgers.count_for(&uid("s1")) == 1).then_some(())).await;
+    mesh.c1.stop.cut.cancel();
+    mesh.c1.serving.take().unwrap().await.unwrap();
+    eventually("its end", || (mesh.s1.ledgers.count_for(&uid("s1")) == 0).then_some(())).await;
+    observed.line(&[r#"direction="inbound""#, "the tunnel ended before the connection stood"]).await;
+}
+
 /// Without a deadline an application would hang for as long as TCP tries.
 #[tokio::test]
 async fn an_unreachable_gateway_resets_the_client_within_the_deadline() {
