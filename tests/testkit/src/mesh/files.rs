@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Mesh, MeshPlan};
+use super::{Mesh, MeshPlan, PodPlan};
 use crate::{Node, Pod, Topology};
 
 /// In one piece: a reader sees the old file or the new one.
@@ -35,7 +35,7 @@ fn workload(node: &Node, pod: &Pod, plan: &MeshPlan) -> Value {
         "serviceAccount": name,
         "trustDomain": "cluster.local",
         "workloadIps": pod.ips(),
-        "protocol": if pod_plan.enrolled { "HBONE" } else { "TCP" },
+        "protocol": if pod_plan.enrolled || pod_plan.foreign { "HBONE" } else { "TCP" },
         "node": format!("node{}", node.number),
         "clusterId": "Kubernetes",
         "canonicalName": name,
@@ -46,9 +46,13 @@ fn workload(node: &Node, pod: &Pod, plan: &MeshPlan) -> Value {
 }
 
 pub(super) fn pods(node: &Node, plan: &MeshPlan) -> Value {
-    let enrolled = node.pods.iter().filter(|pod| plan.of(pod.name()).enrolled && is_in_mesh(pod));
+    let enrolled = node.pods.iter().filter(|pod| is_served(&plan.of(pod.name())) && is_in_mesh(pod));
     let pods: Vec<Value> = enrolled.map(|pod| local_pod(pod, plan)).collect();
     json!({ "pods": pods })
+}
+
+fn is_served(plan: &PodPlan) -> bool {
+    plan.enrolled && !plan.foreign
 }
 
 /// A second daemon's own pod is none of the mesh.

@@ -13,6 +13,8 @@ pub struct PodPlan {
     /// Whether the daemon serves it; the state still knows it as a workload if `in_state`.
     pub enrolled: bool,
     pub in_state: bool,
+    /// Another proxy than ours stands for it: the state says HBONE, and no daemon serves it.
+    pub foreign: bool,
     pub fail_open: bool,
     pub strict: bool,
     pub exclude_outbound_ports: Vec<u16>,
@@ -25,6 +27,7 @@ impl Default for PodPlan {
         Self {
             enrolled: true,
             in_state: true,
+            foreign: false,
             fail_open: false,
             strict: false,
             exclude_outbound_ports: Vec::new(),
