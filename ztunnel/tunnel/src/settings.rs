@@ -36,7 +36,7 @@ pub struct Deadlines {
     pub answer: Duration,
 }
 
-/// Receive windows, in bytes; see [`crate::window`] for what they bound.
+/// Receive windows, in bytes; see the `window` module for what they bound.
 #[derive(Clone, Copy, Debug)]
 pub struct WindowSettings {
     /// A stream's window to begin with, and when it is idle.

@@ -74,8 +74,8 @@ impl Authority {
     }
 }
 
-pub(crate) fn for_an_hour(params: &mut CertificateParams) {
-    params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+pub(crate) fn for_ten_minutes(params: &mut CertificateParams) {
+    params.not_after = (SystemTime::now() + Duration::from_secs(600)).into();
 }
 
 pub(crate) fn expired(params: &mut CertificateParams) {

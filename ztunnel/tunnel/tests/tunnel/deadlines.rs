@@ -1,4 +1,4 @@
-//! Nobody waits for ever, and nobody waits for somebody else's peer. Time is paused: it jumps when all are waiting.
+//! Nobody waits for ever, and nobody waits for somebody else's peer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,13 +6,14 @@ use model::{SpiffeId, Svid, SvidError, SvidSource};
 use rustls::version;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, timeout},
+    time::Instant,
 };
 use ztunnel_tunnel::{ConnectFn, ConnectHeaders, DialError, StreamError, Tunnel, TunnelSettings};
 
 use crate::{
-    authority::{Authority, Certificates, for_an_hour, id},
-    mesh::{Client, Event, Mesh, Server, permit},
+    authority::{Authority, Certificates, for_ten_minutes, id},
+    clock::{Clock, settle},
+    mesh::{Client, Mesh, Server, permit},
     raw::{self, Raw},
 };
 
@@ -39,6 +40,7 @@ fn client_of(authority: &Authority) -> Client {
 /// A slow loris holds a handshake open: it is cut, and meanwhile others are served.
 #[tokio::test(start_paused = true)]
 async fn a_stalled_handshake_is_cut_and_delays_nobody() {
+    let clock = Clock::stopped();
     let (authority, mut server) = good_server().await;
     let began = Instant::now();
     let _stalled = TcpStream::connect(server.address).await.unwrap();
@@ -48,37 +50,40 @@ async fn a_stalled_handshake_is_cut_and_delays_nobody() {
     let (dialed, _accepted) = tokio::join!(client.dial(address), accepting);
     dialed.unwrap();
     assert!(began.elapsed() < Duration::from_secs(10), "the other had to wait");
-    assert_eq!(server.refusal().await.reason(), "handshake_deadline");
+    assert_eq!(clock.until(server.refusal()).await.reason(), "handshake_deadline");
     assert!(began.elapsed() >= Duration::from_secs(10));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_sends_its_preface_is_cut() {
+    let clock = Clock::stopped();
     let (authority, mut server) = good_server().await;
     let leaf = authority.leaf(&[&id("client").to_string()], |_| {});
     let config = raw::config(&version::TLS13, Some(leaf), &[b"h2"]);
     let _stream = raw::connect(server.address, config).await.unwrap();
-    assert_eq!(server.refusal().await.reason(), "preface_deadline");
+    assert_eq!(clock.until(server.refusal()).await.reason(), "preface_deadline");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_no_ping_is_cut() {
+    let clock = Clock::stopped();
     let (authority, mut server) = good_server().await;
     let leaf = authority.leaf(&[&id("client").to_string()], |_| {});
     let config = raw::config(&version::TLS13, Some(leaf), &[b"h2"]);
     let began = Instant::now();
     let _raw = Raw::connect(server.address, config).await;
-    assert_eq!(server.ended().await.0, "keepalive");
+    assert_eq!(clock.until(server.ended()).await.0, "keepalive");
     assert!(began.elapsed() >= Duration::from_secs(30), "10 s to the PING and 20 s for its answer");
 }
 
 /// Its PINGs keep an idle connection, so the one before this fails for the right reason.
 #[tokio::test(start_paused = true)]
 async fn an_idle_stream_on_a_healthy_connection_stays() {
+    let clock = Clock::stopped();
     let mut mesh = Mesh::new().await;
     let (dialed, mut far) = mesh.stream().await;
     let mut near = dialed.stream;
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    clock.pass(Duration::from_secs(600)).await;
     near.sender.finish().unwrap();
     assert_eq!(far.receiver.receive().await.unwrap(), None);
 }
@@ -86,6 +91,7 @@ async fn an_idle_stream_on_a_healthy_connection_stays() {
 /// The server's session stands still, as in a hung process: its kernel goes on to acknowledge TCP.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_answers_no_ping_is_given_up() {
+    let clock = Clock::stopped();
     let authority = Authority::new("mesh");
     let svids = Certificates::new([authority.svid(&id("server"))]);
     let tunnel = Tunnel::new(TunnelSettings::default(), svids);
@@ -96,12 +102,15 @@ async fn a_server_that_answers_no_ping_is_given_up() {
         let mut session = tunnel.terminate(listener.accept().await.unwrap().0, &id("server")).await.unwrap();
         let far = session.next().await.unwrap().accept("").unwrap();
         // The answer leaves, then nothing moves any more.
-        let _ = timeout(Duration::from_millis(1), session.next()).await;
+        tokio::select! {
+            _ = session.next() => panic!("nothing else was asked"),
+            () = settle() => {}
+        }
         (session, far)
     };
     let (dialed, _held) = tokio::join!(client.dial(address), serving);
     let mut near = dialed.unwrap().stream;
-    assert!(matches!(near.receiver.receive().await, Err(StreamError::Connection(_))));
+    assert!(matches!(clock.until(near.receiver.receive()).await, Err(StreamError::Connection(_))));
 }
 
 async fn dial_one<S: SvidSource>(tunnel: &Tunnel<S>, connect: ConnectFn) -> DialError {
@@ -111,35 +120,36 @@ async fn dial_one<S: SvidSource>(tunnel: &Tunnel<S>, connect: ConnectFn) -> Dial
 
 #[tokio::test(start_paused = true)]
 async fn every_step_of_a_dial_has_its_deadline() {
+    let clock = Clock::stopped();
     let never: ConnectFn = Box::new(|_| Box::pin(std::future::pending()));
     let nobody = Tunnel::new(TunnelSettings::default(), Arc::new(NeverAnswers));
-    assert_eq!(dial_one(&nobody, never).await.reason(), "svid_deadline");
+    assert_eq!(clock.until(dial_one(&nobody, never)).await.reason(), "svid_deadline");
 
     let authority = Authority::new("mesh");
     let client = client_of(&authority);
     let never: ConnectFn = Box::new(|_| Box::pin(std::future::pending()));
-    assert_eq!(dial_one(&client.tunnel, never).await.reason(), "connect_deadline");
+    assert_eq!(clock.until(dial_one(&client.tunnel, never)).await.reason(), "connect_deadline");
 
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let error = client.dial(silent.local_addr().unwrap()).await.unwrap_err();
+    let error = clock.until(client.dial(silent.local_addr().unwrap())).await.unwrap_err();
     assert_eq!(error.reason(), "handshake_deadline");
 
-    let (_, mut server) = {
-        let svids = Certificates::new([authority.svid(&id("server"))]);
-        ((), Server::new(Tunnel::new(TunnelSettings::default(), svids)).await)
-    };
+    let svids = Certificates::new([authority.svid(&id("server"))]);
+    let mut server = Server::new(Tunnel::new(TunnelSettings::default(), svids)).await;
     let address = server.address;
     let holding = async { server.request().await };
-    let (dialed, _request) = tokio::join!(client.dial(address), holding);
+    let (dialed, _request) = clock.until(async { tokio::join!(client.dial(address), holding) }).await;
     assert_eq!(dialed.unwrap_err().reason(), "answer_deadline");
 }
 
 /// A connection on which an answer failed to come is not given to the next.
 #[tokio::test(start_paused = true)]
 async fn an_unanswered_dial_spends_its_connection() {
+    let clock = Clock::stopped();
     let Mesh { client, mut server } = Mesh::new().await;
     let address = server.address;
-    let (dialed, _request) = tokio::join!(client.dial(address), server.request());
+    let both = async { tokio::join!(client.dial(address), server.request()) };
+    let (dialed, _request) = clock.until(both).await;
     assert_eq!(dialed.unwrap_err().reason(), "answer_deadline");
     let accepting = async { server.request().await.accept("").unwrap() };
     let (dialed, _accepted) = tokio::join!(client.dial(address), accepting);
@@ -149,15 +159,12 @@ async fn an_unanswered_dial_spends_its_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_after_five_minutes() {
+    let clock = Clock::stopped();
     let mut mesh = Mesh::new().await;
     let (dialed, far) = mesh.stream().await;
     let began = Instant::now();
     drop((dialed, far));
-    loop {
-        if let Event::Ended { reason, .. } = mesh.server.event().await {
-            break assert_eq!(reason, "done");
-        }
-    }
+    assert_eq!(clock.until(mesh.server.ended()).await.0, "done");
     assert!(began.elapsed() >= Duration::from_secs(300));
     assert!(began.elapsed() <= Duration::from_secs(320));
     let (_dialed, _far) = mesh.stream().await;
@@ -167,11 +174,12 @@ async fn an_idle_connection_is_closed_after_five_minutes() {
 /// A proof of identity is no better than its certificate: streams that are open go on, new ones need a new proof.
 #[tokio::test(start_paused = true)]
 async fn no_stream_is_opened_by_an_expired_certificate() {
+    let clock = Clock::stopped();
     for (server_expires, client_expires) in [(true, false), (false, true)] {
         let authority = Authority::new("mesh");
         let svid = |name: &str, expires: bool| {
             let identity = id(name);
-            let change = if expires { for_an_hour } else { |_: &mut _| {} };
+            let change = if expires { for_ten_minutes } else { |_: &mut _| {} };
             authority.used_as(&identity, authority.leaf(&[&identity.to_string()], change))
         };
         let tunnel = |svid| Tunnel::new(TunnelSettings::default(), Certificates::new([svid]));
@@ -180,10 +188,10 @@ async fn no_stream_is_opened_by_an_expired_certificate() {
         let mut mesh = Mesh { client, server };
         let (first, mut far) = mesh.stream().await;
         let mut near = first.stream;
-        tokio::time::sleep(Duration::from_secs(3500)).await;
+        clock.pass(Duration::from_secs(500)).await;
         let _second = mesh.stream().await;
         assert_eq!(mesh.client.connects(), 1);
-        tokio::time::sleep(Duration::from_secs(130)).await;
+        clock.pass(Duration::from_secs(130)).await;
         let _third = mesh.stream().await;
         assert_eq!(mesh.client.connects(), 2);
         near.sender.finish().unwrap();

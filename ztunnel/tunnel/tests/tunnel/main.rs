@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 
 mod authority;
+mod clock;
 mod deadlines;
 mod hostile;
 mod identities;

@@ -1,6 +1,6 @@
 //! Who shares a connection with whom, and that nobody suffers from it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -18,6 +18,7 @@ use ztunnel_tunnel::{
 
 use crate::{
     authority::{Authority, Certificates, id},
+    clock::settle,
     mesh::{Client, Event, Mesh, Server, permit},
 };
 
@@ -150,7 +151,10 @@ async fn a_dead_connection_is_replaced_within_the_dial() {
         let mut session =
             tunnel().terminate(listener.accept().await.unwrap().0, &id("server")).await.unwrap();
         let far = session.next().await.unwrap().accept("").unwrap();
-        let _ = tokio::time::timeout(Duration::from_millis(1), session.next()).await;
+        tokio::select! {
+            _ = session.next() => panic!("nothing else was asked"),
+            () = settle() => {}
+        }
         (session, far)
     };
     let (dialed, session) = tokio::join!(client.dial(address), serving);
@@ -161,7 +165,10 @@ async fn a_dead_connection_is_replaced_within_the_dial() {
         let mut session =
             tunnel().terminate(listener.accept().await.unwrap().0, &id("server")).await.unwrap();
         let far = session.next().await.unwrap().accept("").unwrap();
-        let _ = tokio::time::timeout(Duration::from_millis(1), session.next()).await;
+        tokio::select! {
+            _ = session.next() => panic!("nothing else was asked"),
+            () = settle() => {}
+        }
         (session, far)
     };
     let (dialed, _session) = tokio::join!(client.dial(address), serving);

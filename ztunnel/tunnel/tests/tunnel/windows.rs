@@ -1,5 +1,5 @@
 //! How much a peer may send that nobody reads. The sender's side counts: what `send` took has left it, or waits only for
-//! the socket. Time is paused, so "until nothing moves" is a long sleep that takes none.
+//! the socket.
 
 use std::{
     sync::{
@@ -11,10 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tokio::time::sleep;
 use ztunnel_tunnel::{TunnelReceiver, TunnelSender, TunnelSettings, TunnelStream, WindowSettings};
 
-use crate::mesh::Mesh;
+use crate::{
+    clock::{Clock, until_stable},
+    mesh::Mesh,
+};
 
 const INITIAL: usize = 64 << 10;
 const MAX: usize = 1 << 20;
@@ -41,17 +43,13 @@ async fn read(receiver: &mut TunnelReceiver, mut bytes: usize) {
     }
 }
 
-async fn until_nothing_moves() {
-    sleep(Duration::from_secs(2)).await;
-}
-
 fn growing_by(growth_budget: usize) -> TunnelSettings {
     let windows = WindowSettings { growth_budget, ..WindowSettings::default() };
     TunnelSettings { windows, ..TunnelSettings::default() }
 }
 
 /// Fails if a stalled stream holds more than its window, or if stalled streams together hold more than is promised.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_thousand_streams_that_nobody_reads_stay_inside_the_budget() {
     let mut mesh = Mesh::new().await;
     let (mut held, mut floods) = (Vec::new(), Vec::new());
@@ -61,7 +59,8 @@ async fn a_thousand_streams_that_nobody_reads_stay_inside_the_budget() {
         floods.push(flood(sender));
         held.push((receiver, accepted));
     }
-    until_nothing_moves().await;
+    let total = || floods.iter().map(|(taken, _)| taken.load(Ordering::Relaxed)).sum();
+    until_stable(total).await;
     let taken: Vec<usize> = floods.iter().map(|(taken, _)| taken.load(Ordering::Relaxed)).collect();
     assert!(taken.iter().all(|&taken| taken <= INITIAL), "a stream holds more than its window");
     assert!(taken.iter().sum::<usize>() > 900 * INITIAL, "the streams were not even full");
@@ -69,7 +68,7 @@ async fn a_thousand_streams_that_nobody_reads_stay_inside_the_budget() {
 }
 
 /// Fails if the connection's window is too small for all its streams: the stalled would starve the others.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn stalled_streams_do_not_starve_another() {
     let mut mesh = Mesh::new().await;
     let mut held = Vec::new();
@@ -78,7 +77,7 @@ async fn stalled_streams_do_not_starve_another() {
         let TunnelStream { sender, receiver } = dialed.stream;
         held.push((flood(sender), receiver, accepted));
     }
-    until_nothing_moves().await;
+    until_stable(|| held.iter().map(|((taken, _), ..)| taken.load(Ordering::Relaxed)).sum()).await;
     let (dialed, mut accepted) = mesh.stream().await;
     let TunnelStream { sender, receiver: _receiver } = dialed.stream;
     let _flood = flood(sender);
@@ -92,15 +91,13 @@ async fn window_after_reading(mesh: &mut Mesh, bytes: usize) -> (usize, TunnelSt
     let TunnelStream { sender, receiver } = dialed.stream;
     let (taken, task) = flood(sender);
     read(&mut accepted.receiver, bytes).await;
-    let before = taken.load(Ordering::Relaxed);
-    until_nothing_moves().await;
-    let window = taken.load(Ordering::Relaxed) - bytes.min(before);
+    let window = until_stable(|| taken.load(Ordering::Relaxed)).await - bytes;
     // Both go on to live in the background.
     tokio::spawn(async move { (task.await, receiver) });
     (window, accepted)
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_window_grows_for_a_reader_that_keeps_up() {
     let mut mesh = Mesh::new().await;
     let (window, _accepted) = window_after_reading(&mut mesh, 32 << 20).await;
@@ -108,7 +105,7 @@ async fn a_window_grows_for_a_reader_that_keeps_up() {
     assert!(window <= MAX + CHUNK, "the window grew too far: {window}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_window_does_not_grow_beyond_the_budget() {
     for (budget, most) in [(0, INITIAL), (INITIAL, 2 * INITIAL)] {
         let mut mesh = Mesh::with(TunnelSettings::default(), growing_by(budget)).await;
@@ -120,6 +117,7 @@ async fn a_window_does_not_grow_beyond_the_budget() {
 /// Fails if a slow reader gets a large window: that would only be memory.
 #[tokio::test(start_paused = true)]
 async fn a_window_does_not_grow_for_a_slow_reader() {
+    let clock = Clock::stopped();
     let mut mesh = Mesh::new().await;
     let (dialed, mut accepted) = mesh.stream().await;
     let TunnelStream { sender, receiver: _receiver } = dialed.stream;
@@ -127,31 +125,32 @@ async fn a_window_does_not_grow_for_a_slow_reader() {
     let mut read = 0;
     while read < 4 << 20 {
         read += accepted.receiver.receive().await.unwrap().unwrap().len();
-        sleep(Duration::from_millis(100)).await;
+        clock.pass(Duration::from_millis(100)).await;
     }
-    until_nothing_moves().await;
-    assert!(taken.load(Ordering::Relaxed) - read <= INITIAL + CHUNK);
+    let taken = until_stable(|| taken.load(Ordering::Relaxed)).await;
+    assert!(taken - read <= INITIAL + CHUNK);
 }
 
 /// Fails if windows stay large when nobody needs them, or if the budget is not given back.
 #[tokio::test(start_paused = true)]
 async fn an_idle_window_shrinks_and_gives_its_share_back() {
+    let clock = Clock::stopped();
     let mut mesh = Mesh::with(TunnelSettings::default(), growing_by(MAX - INITIAL)).await;
     let (first, mut accepted) = window_after_reading(&mut mesh, 32 << 20).await;
     assert!(first > 4 * INITIAL);
     // Read what is there, then stop: two PINGs later the window is small again.
     read(&mut accepted.receiver, first - CHUNK).await;
-    sleep(Duration::from_secs(60)).await;
+    clock.pass(Duration::from_secs(60)).await;
     let (dialed, second) = mesh.stream().await;
     let TunnelStream { sender, receiver: _receiver } = dialed.stream;
     let (taken, _task) = flood(sender);
-    until_nothing_moves().await;
-    assert!(taken.load(Ordering::Relaxed) <= INITIAL, "a new stream has a large window still");
+    let taken = until_stable(|| taken.load(Ordering::Relaxed)).await;
+    assert!(taken <= INITIAL, "a new stream has a large window still");
     drop(second);
 }
 
 /// Both directions have windows of their own: the dialer's side too.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_dialers_side_is_bounded_as_well() {
     let mut mesh = Mesh::new().await;
     let mut held = Vec::new();
@@ -160,14 +159,14 @@ async fn the_dialers_side_is_bounded_as_well() {
         let TunnelStream { sender, receiver } = accepted;
         held.push((flood(sender), receiver, dialed));
     }
-    until_nothing_moves().await;
+    until_stable(|| held.iter().map(|((taken, _), ..)| taken.load(Ordering::Relaxed)).sum()).await;
     for ((taken, _), ..) in &held {
         assert!(taken.load(Ordering::Relaxed) <= INITIAL);
     }
 }
 
 /// Many fast readers share the budget and all get their data.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn many_fast_streams_all_arrive() {
     let mut mesh = Mesh::with(TunnelSettings::default(), growing_by(4 * MAX)).await;
     let mut streams = Vec::new();
