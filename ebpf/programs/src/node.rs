@@ -80,6 +80,8 @@ fn connect(context: &SockAddrContext, destination: Address) -> i32 {
     }
     let verdict = match judge(context, cookie, pod, owner, &destination) {
         Verdict::Steered if !steer(context) => Verdict::UnsteerableRefused,
+        // Only a privileged process's socket can be taken off lo again, from where the pod's own address never answers.
+        Verdict::LocalPassed if !unsteer(context, owner) && !destination.is_local_only() => Verdict::UnsteerableRefused,
         Verdict::ExcludedPassed | Verdict::OpenPassed if !unsteer(context, owner) => Verdict::UnsteerableRefused,
         verdict => verdict,
     };
@@ -89,17 +91,14 @@ fn connect(context: &SockAddrContext, destination: Address) -> i32 {
         Verdict::DaemonPassed => PASS,
         // The mark and the device now lead to the daemon and nowhere else.
         Verdict::Steered => PASS,
-        // Stays on this machine or link. lo suits what stays here; a link-local peer is out of reach of a socket
-        // that was steered before, which errs on the safe side.
-        Verdict::LocalPassed => {
-            unsteer(context, owner);
-            PASS
-        }
+        // Stays on this machine or link. A socket that could not be taken off lo suits what stays here; a link-local
+        // peer is out of its reach, which errs on the safe side.
+        Verdict::LocalPassed => PASS,
         // The user keeps this port, or chose this pod to outlive the daemon; the socket carries nothing of ours.
         Verdict::ExcludedPassed | Verdict::OpenPassed => PASS,
         // No daemon, so no encryption: nothing leaves.
         Verdict::ClosedRefused => refuse(ECONNREFUSED),
-        // An application's own binding to a device would lead it past us.
+        // An application's own binding to a device would lead it past us, or ours leads it nowhere.
         Verdict::UnsteerableRefused => {
             warn!(context, "unsteerable socket refused in network namespace {}", cookie);
             refuse(EHOSTUNREACH)
