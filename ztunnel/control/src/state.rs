@@ -52,6 +52,7 @@ fn load(
         ("workloads", mesh.workloads.len()),
         ("services", mesh.services.len()),
         ("policies", mesh.policies.len()),
+        ("policiesNotFullyEnforced", mesh.unenforced),
     ];
     let warnings = mesh.warnings.clone();
     let mut snapshot = (*shared.load()).clone();

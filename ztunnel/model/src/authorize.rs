@@ -9,7 +9,7 @@ use crate::{
     ApplicationRoute, ClientAddr, PassthroughRoute, Refusal, Route, Snapshot, SpiffeId, TunnelRoute,
     Workload,
     address::RESERVED_PORTS,
-    policy::{Action, Attributes, Policy},
+    policy::{Action, Attributes, compiled::Compiled},
     workload::Protocol,
 };
 
@@ -108,12 +108,19 @@ pub fn authorize_inbound(
 
 /// Any DENY that matches denies; if any ALLOW is in force, one must match.
 fn judge(snapshot: &Snapshot, workload: &Workload, attributes: &Attributes<'_>) -> Result<(), Refusal> {
-    let mut allows_in_force = false;
-    let mut allowed = false;
-    for policy in policies_in_force(snapshot, workload) {
+    let sets = snapshot.policies_for(&workload.namespace).map(|set| set.of(false));
+    if let Some(policy) = sets.clone().find_map(|set| set.deny.matching(attributes)) {
+        return Err(Refusal::DeniedByPolicy(policy.clone()));
+    }
+    let mut allows_in_force = sets.clone().any(|set| !set.allow.is_empty());
+    let mut allowed = sets.clone().any(|set| set.allow.matching(attributes).is_some());
+    for policy in selected(snapshot, workload) {
         let policy = policy?;
-        match policy.action {
-            Action::Deny if policy.matches(attributes) => return Err(Refusal::DeniedByPolicy(policy.key())),
+        match policy.policy.action {
+            _ if policy.policy.dry_run => {}
+            Action::Deny if policy.matches(attributes) => {
+                return Err(Refusal::DeniedByPolicy(policy.key.clone()));
+            }
             Action::Deny => {}
             Action::Allow => {
                 allows_in_force = true;
@@ -124,17 +131,13 @@ fn judge(snapshot: &Snapshot, workload: &Workload, attributes: &Attributes<'_>) 
     if allows_in_force && !allowed { Err(Refusal::NotAllowed) } else { Ok(()) }
 }
 
-/// A policy that the workload names and the state lacks may be a DENY: its absence refuses.
-fn policies_in_force<'a>(
+/// The policies that the workload names. One that the state lacks may be a DENY: its absence refuses.
+fn selected<'a>(
     snapshot: &'a Snapshot,
     workload: &'a Workload,
-) -> impl Iterator<Item = Result<&'a Arc<Policy>, Refusal>> {
-    let selected = workload
-        .authorization_policies
-        .iter()
-        .map(|key| snapshot.policy(key).ok_or_else(|| Refusal::UnknownPolicy(key.clone())));
-    let general = snapshot.policies_for(&workload.namespace).map(Ok);
-    selected.chain(general).filter(|policy| !matches!(policy, Ok(policy) if policy.dry_run))
+) -> impl Iterator<Item = Result<&'a Arc<Compiled>, Refusal>> {
+    let keys = workload.authorization_policies.iter();
+    keys.map(|key| snapshot.compiled(key).ok_or_else(|| Refusal::UnknownPolicy(key.clone())))
 }
 
 fn refuse_reserved(port: u16) -> Result<(), Refusal> {

@@ -11,10 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::SpiffeId;
 
+pub(crate) mod compiled;
+mod door;
+pub(crate) mod index;
+mod layer7;
 mod string_match;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use layer7::Unenforced;
 pub use string_match::StringMatch;
 
 /// `namespace/name`. Cheap to clone.
@@ -48,9 +53,12 @@ pub struct Policy {
     /// Rules of clauses of matches.
     #[serde(default)]
     pub rules: Vec<Vec<Vec<Match>>>,
-    /// Listed, never enforced.
+    /// Evaluated, never enforced.
     #[serde(default)]
     pub dry_run: bool,
+    /// Of other proxies; not enforced.
+    #[serde(default, skip_serializing_if = "Unenforced::is_absent")]
+    pub extensions: Unenforced,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +89,31 @@ pub struct Match {
     pub destination_ports: Vec<u16>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_destination_ports: Vec<u16>,
+    // Of layer 7, so not enforced here: see `layer7`.
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub hosts: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub not_hosts: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub methods: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub not_methods: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub paths: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub not_paths: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub request_principals: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub not_request_principals: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub remote_ip_blocks: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub not_remote_ip_blocks: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub when: Unenforced,
+    #[serde(skip_serializing_if = "Unenforced::is_absent")]
+    pub extensions: Unenforced,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,38 +137,6 @@ impl Policy {
     pub fn key(&self) -> PolicyKey {
         PolicyKey { namespace: self.namespace.as_str().into(), name: self.name.as_str().into() }
     }
-
-    pub fn matches(&self, attributes: &Attributes<'_>) -> bool {
-        self.rules.iter().any(|clauses| {
-            clauses.iter().all(|matches| matches.is_empty() || matches.iter().any(|m| m.holds(attributes)))
-        })
-    }
-}
-
-impl Match {
-    fn is_unset(&self) -> bool {
-        *self == Self::default()
-    }
-
-    fn holds(&self, a: &Attributes<'_>) -> bool {
-        let namespace = a.peer.map(SpiffeId::namespace);
-        let principal = a.peer.map(SpiffeId::principal);
-        let account = |m: &ServiceAccountMatch| {
-            a.peer.is_some_and(|p| p.namespace() == m.namespace && p.service_account() == m.service_account)
-        };
-        !self.is_unset()
-            && field(&self.namespaces, &self.not_namespaces, |m| m.holds(namespace))
-            && field(&self.service_accounts, &self.not_service_accounts, account)
-            && field(&self.principals, &self.not_principals, |m| m.holds_principal(principal))
-            && field(&self.source_ips, &self.not_source_ips, |net| net.contains(&a.source_ip))
-            && field(&self.destination_ips, &self.not_destination_ips, |net| net.contains(&a.destination_ip))
-            && field(&self.destination_ports, &self.not_destination_ports, |&p| p == a.destination_port)
-    }
-}
-
-/// A field holds if any of its values does, and none of the negated ones.
-fn field<T>(values: &[T], not_values: &[T], holds: impl Fn(&T) -> bool) -> bool {
-    (values.is_empty() || values.iter().any(&holds)) && !not_values.iter().any(&holds)
 }
 
 impl fmt::Display for PolicyKey {

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::{
     NetworkAddress, Workload, WorkloadUid,
-    policy::{Policy, PolicyKey, Scope},
+    policy::{Policy, PolicyKey, Scope, compiled::Compiled, index::PolicySet},
     service::{Service, ServiceKey},
     workload::NetworkMode,
 };
@@ -26,9 +26,9 @@ pub struct Snapshot {
     by_vip: HashMap<NetworkAddress, Claims<ServiceKey>>,
     by_hostname: HashMap<Arc<str>, Claims<ServiceKey>>,
     endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
-    policies: OrdMap<PolicyKey, Arc<Policy>>,
-    global_policies: OrdMap<PolicyKey, Arc<Policy>>,
-    namespace_policies: HashMap<String, OrdMap<PolicyKey, Arc<Policy>>>,
+    policies: OrdMap<PolicyKey, Arc<Compiled>>,
+    global_policies: PolicySet,
+    namespace_policies: HashMap<Arc<str>, PolicySet>,
 }
 
 impl Snapshot {
@@ -82,32 +82,32 @@ impl Snapshot {
     }
 
     pub fn insert_policy(&mut self, policy: Policy) {
-        let key = policy.key();
-        self.remove_policy(&key);
-        let policy = Arc::new(policy);
-        match policy.scope {
-            Scope::Global => {
-                self.global_policies.insert(key.clone(), Arc::clone(&policy));
-            }
+        let policy = Arc::new(Compiled::new(policy));
+        self.remove_policy(&policy.key);
+        match policy.policy.scope {
+            Scope::Global => self.global_policies.insert(&policy),
             Scope::Namespace => {
-                self.namespace_policies
-                    .entry(policy.namespace.clone())
-                    .or_default()
-                    .insert(key.clone(), Arc::clone(&policy));
+                let namespace = Arc::clone(&policy.key.namespace);
+                self.namespace_policies.entry(namespace).or_default().insert(&policy);
             }
             Scope::WorkloadSelector => {}
         }
-        self.policies.insert(key, policy);
+        self.policies.insert(policy.key.clone(), policy);
     }
 
     pub fn remove_policy(&mut self, key: &PolicyKey) {
         let Some(old) = self.policies.remove(key) else { return };
-        self.global_policies.remove(key);
-        if let Some(policies) = self.namespace_policies.get_mut(&old.namespace) {
-            policies.remove(key);
-            if policies.is_empty() {
-                self.namespace_policies.remove(&old.namespace);
+        match old.policy.scope {
+            Scope::Global => self.global_policies.remove(&old),
+            Scope::Namespace => {
+                if let Some(policies) = self.namespace_policies.get_mut(&key.namespace) {
+                    policies.remove(&old);
+                    if policies.is_empty() {
+                        self.namespace_policies.remove(&key.namespace);
+                    }
+                }
             }
+            Scope::WorkloadSelector => {}
         }
     }
 
@@ -136,13 +136,16 @@ impl Snapshot {
     }
 
     pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Policy>> {
+        self.compiled(key).map(|compiled| &compiled.policy)
+    }
+
+    pub(crate) fn compiled(&self, key: &PolicyKey) -> Option<&Arc<Compiled>> {
         self.policies.get(key)
     }
 
     /// The policies that hold for every workload of `namespace`: the mesh's and the namespace's own.
-    pub fn policies_for(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
-        let own = self.namespace_policies.get(namespace).into_iter().flat_map(OrdMap::values);
-        self.global_policies.values().chain(own)
+    pub(crate) fn policies_for(&self, namespace: &str) -> impl Iterator<Item = &PolicySet> + Clone {
+        std::iter::once(&self.global_policies).chain(self.namespace_policies.get(namespace))
     }
 
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
@@ -154,7 +157,7 @@ impl Snapshot {
     }
 
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        self.policies.values()
+        self.policies.values().map(|compiled| &compiled.policy)
     }
 }
 

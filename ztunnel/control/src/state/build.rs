@@ -9,7 +9,7 @@ use std::{
 
 use model::{
     NetworkAddress, SpiffeId, TrustDomain, Workload, WorkloadUid,
-    policy::{Policy, PolicyKey},
+    policy::{Action, Policy, PolicyKey},
     service::{Service, ServiceKey},
     workload::{NetworkMode, PortMap},
 };
@@ -24,6 +24,8 @@ pub(super) struct Mesh {
     pub(super) workloads: BTreeMap<WorkloadUid, Workload>,
     pub(super) services: BTreeMap<ServiceKey, Service>,
     pub(super) policies: BTreeMap<PolicyKey, Policy>,
+    /// How many policies have a part that is not enforced.
+    pub(super) unenforced: usize,
     pub(super) warnings: Vec<String>,
 }
 
@@ -119,6 +121,7 @@ impl Mesh {
         if policy.name.is_empty() || policy.name.contains('/') || policy.namespace.contains('/') {
             return Err(place.error(format!("{subject}: expected a name, and no `/` in name and namespace")));
         }
+        self.warn_of_unenforced(&policy, &subject);
         insert(&mut self.policies, policy.key(), policy, &subject, place)
     }
 
@@ -126,6 +129,20 @@ impl Mesh {
         if given {
             self.warnings.push(format!("{subject}: `{field}` has no effect yet"));
         }
+    }
+
+    fn warn_of_unenforced(&mut self, policy: &Policy, subject: &str) {
+        let fields = policy.unenforced();
+        if fields.is_empty() {
+            return;
+        }
+        let effect = match policy.action {
+            Action::Allow => "rules that have them allow nothing",
+            Action::Deny => "rules that have them deny without regard to them",
+        };
+        let fields = fields.join("`, `");
+        self.unenforced += 1;
+        self.warnings.push(format!("{subject}: `{fields}` are of layer 7 and not enforced here; {effect}"));
     }
 
     fn warn_of_unknown_policies(&mut self) {

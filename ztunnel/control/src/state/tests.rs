@@ -69,6 +69,34 @@ fn every_field_and_spelling_is_understood() {
     assert_eq!(m.not_principals, vec![StringMatch::Presence; 3]);
 }
 
+/// A policy of another proxy's layer must load, be told of, and never be mistaken for one that we enforce.
+#[test]
+fn what_is_recognised_and_not_enforced_is_told_and_what_is_unknown_is_refused() {
+    let load_rule = |action: &str, m: &str| {
+        let text = format!(
+            "policies:\n- {{name: p, namespace: n, scope: Global, action: {action}, rules: [[[{m}]]]}}\n"
+        );
+        let loaded = load(Path::new("state.yaml"), &text, &trust_domain(), &SharedSnapshot::default());
+        loaded.map(|loaded| (loaded.warnings.join("\n"), loaded.objects["policiesNotFullyEnforced"]))
+    };
+    for field in [
+        "paths: [/admin]",
+        "notMethods: [GET]",
+        "when: [{key: 'request.headers[x]'}]",
+        "requestPrincipals: ['*']",
+    ] {
+        let (warning, count) = load_rule("Allow", &format!("{{{field}}}")).unwrap();
+        let name = field.split(':').next().unwrap();
+        assert!(warning.contains(name) && warning.contains("allow nothing"), "{warning}");
+        assert_eq!(count, 1);
+        let (warning, _) = load_rule("Deny", &format!("{{{field}}}")).unwrap();
+        assert!(warning.contains("`n/p`") && warning.contains("deny without regard"), "{warning}");
+    }
+    assert_eq!(load_rule("Allow", "{destinationPorts: [80], paths: []}").unwrap(), (String::new(), 0));
+    let unknown = load_rule("Deny", "{destinationPorts: [80], path: [/admin]}").unwrap_err().to_string();
+    assert!(unknown.starts_with("state.yaml:2:") && unknown.contains("path"), "{unknown}");
+}
+
 #[test]
 fn what_is_wrong_is_refused_with_its_place_and_both_names() {
     let first = "{uid: w1, namespace: a, workloadIps: [10.0.0.1]}";

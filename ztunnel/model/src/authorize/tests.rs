@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     PassthroughRoute, WorkloadUid,
     policy::{
-        Scope,
+        Policy, Scope,
         tests::{Request, policy, reference_matches, request},
     },
 };

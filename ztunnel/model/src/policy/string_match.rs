@@ -27,21 +27,6 @@ impl StringMatch {
             Self::Presence => !value.is_empty(),
         }
     }
-
-    /// Principals compare without `spiffe://`, whether or not the policy's author wrote it: a DENY that spells it
-    /// out must not let everybody pass.
-    pub(super) fn holds_principal(&self, principal: Option<&str>) -> bool {
-        let Some(value) = principal else { return false };
-        match self {
-            Self::Exact(exact) => value == bare(exact),
-            Self::Prefix(prefix) => value.starts_with(bare(prefix)),
-            Self::Suffix(_) | Self::Presence => self.holds(principal),
-        }
-    }
-}
-
-fn bare(principal: &str) -> &str {
-    principal.strip_prefix("spiffe://").unwrap_or(principal)
 }
 
 /// `{exact: text}` and its like; presence as `presence` or `{presence: anything}`. The first letter may be a capital,

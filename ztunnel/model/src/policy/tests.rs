@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::{Action, Attributes, Match, Policy, Scope, ServiceAccountMatch, StringMatch};
+use super::{
+    Action, Attributes, Match, Policy, Scope, ServiceAccountMatch, StringMatch, Unenforced,
+    compiled::Compiled,
+};
 use crate::SpiffeId;
 
 /// One request as plain text, as the reference sees it.
@@ -18,7 +21,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn attributes(&self) -> Attributes<'_> {
+    pub(crate) fn attributes(&self) -> Attributes<'_> {
         Attributes {
             peer: self.peer.as_ref(),
             source_ip: self.source_ip,
@@ -30,9 +33,14 @@ impl Request {
 
 /// The meaning, written the slow way: every field of a match becomes (values that hold, values, negated that hold).
 pub(crate) fn reference_matches(policy: &Policy, request: &Request) -> bool {
+    let allow = policy.action == Action::Allow;
+    if allow && policy.extensions.is_given() {
+        return false;
+    }
     let mut any_rule = false;
     for rule in &policy.rules {
-        let mut all_clauses = true;
+        // To allow on less than what was asked for would let in what nobody allowed.
+        let mut all_clauses = !(allow && rule.iter().flatten().any(has_layer_7));
         for clause in rule {
             let mut any_match = clause.is_empty();
             for m in clause {
@@ -43,6 +51,11 @@ pub(crate) fn reference_matches(policy: &Policy, request: &Request) -> bool {
         any_rule |= all_clauses;
     }
     any_rule
+}
+
+fn has_layer_7(m: &Match) -> bool {
+    let text = serde_json::to_value(m).unwrap();
+    text.as_object().unwrap().values().any(|value| value.is_string())
 }
 
 fn reference_match(m: &Match, request: &Request) -> bool {
@@ -72,7 +85,8 @@ fn reference_match(m: &Match, request: &Request) -> bool {
         count(&m.destination_ips, &m.not_destination_ips, inside(request.destination_ip)),
         count(&m.destination_ports, &m.not_destination_ports, |p| *p == request.destination_port),
     ];
-    let set = fields.iter().any(|f| f.values + f.negated > 0);
+    // What was asked of layer 7 holds for some request, so to deny it all of them are denied.
+    let set = has_layer_7(m) || fields.iter().any(|f| f.values + f.negated > 0);
     set && fields.iter().all(|f| (f.values == 0 || f.holding > 0) && f.negated_holding == 0)
 }
 
@@ -139,8 +153,9 @@ fn match_() -> impl Strategy<Value = Match> {
         (few(net()), few(net())),
         (few(net()), few(net())),
         (few(port()), few(port())),
+        unenforced(),
     )
-        .prop_map(|(namespaces, accounts, principals, sources, destinations, ports)| Match {
+        .prop_map(|(namespaces, accounts, principals, sources, destinations, ports, paths)| Match {
             namespaces: namespaces.0,
             not_namespaces: namespaces.1,
             service_accounts: accounts.0,
@@ -153,7 +168,13 @@ fn match_() -> impl Strategy<Value = Match> {
             not_destination_ips: destinations.1,
             destination_ports: ports.0,
             not_destination_ports: ports.1,
+            paths,
+            ..Match::default()
         })
+}
+
+fn unenforced() -> impl Strategy<Value = Unenforced> {
+    prop_oneof![9 => Just(Unenforced::default()), 1 => Just(Unenforced::GIVEN)]
 }
 
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
@@ -166,14 +187,15 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let action = proptest::sample::select(vec![Action::Allow, Action::Deny]);
     let name = proptest::sample::select(vec!["p", "q", "r", "s"]);
     let namespace = proptest::sample::select(vec!["a", "b"]);
-    (rules, scope, action, name, namespace, proptest::bool::weighted(0.1)).prop_map(
-        |(rules, scope, action, name, namespace, dry_run)| Policy {
+    (rules, scope, action, name, namespace, proptest::bool::weighted(0.2), unenforced()).prop_map(
+        |(rules, scope, action, name, namespace, dry_run, extensions)| Policy {
             name: name.to_owned(),
             namespace: namespace.to_owned(),
             scope,
             action,
             rules,
             dry_run,
+            extensions,
         },
     )
 }
@@ -195,11 +217,12 @@ proptest! {
     /// Would break if OR and AND were swapped at any of the five levels, or a default were wrong.
     #[test]
     fn a_policy_matches_what_the_reference_says(policy in policy(), request in request()) {
-        prop_assert_eq!(policy.matches(&request.attributes()), reference_matches(&policy, &request));
+        let compiled = Compiled::new(policy.clone());
+        prop_assert_eq!(compiled.matches(&request.attributes()), reference_matches(&policy, &request));
     }
 }
 
-fn plain(rules: Vec<Vec<Vec<Match>>>) -> Policy {
+pub(crate) fn plain(rules: Vec<Vec<Vec<Match>>>) -> Policy {
     Policy {
         name: "p".into(),
         namespace: "a".into(),
@@ -207,7 +230,12 @@ fn plain(rules: Vec<Vec<Vec<Match>>>) -> Policy {
         action: Action::Deny,
         rules,
         dry_run: false,
+        extensions: Unenforced::default(),
     }
+}
+
+fn matches(policy: &Policy, request: &Request) -> bool {
+    Compiled::new(policy.clone()).matches(&request.attributes())
 }
 
 fn from(peer: Option<&str>) -> Request {
@@ -228,7 +256,7 @@ fn emptiness_means_different_things_at_each_level() {
         (vec![vec![vec![]]], true),
         (vec![vec![vec![Match::default()]]], false),
     ] {
-        assert_eq!(plain(rules.clone()).matches(&anybody.attributes()), expected, "{rules:?}");
+        assert_eq!(matches(&plain(rules.clone()), &anybody), expected, "{rules:?}");
     }
 }
 
@@ -236,8 +264,8 @@ fn emptiness_means_different_things_at_each_level() {
 fn strict_mtls_as_a_policy_denies_exactly_those_without_a_principal() {
     let m = Match { not_principals: vec![StringMatch::Presence], ..Match::default() };
     let strict = plain(vec![vec![vec![m]]]);
-    assert!(strict.matches(&from(None).attributes()));
-    assert!(!strict.matches(&from(Some("spiffe://td/ns/a/sa/x")).attributes()));
+    assert!(matches(&strict, &from(None)));
+    assert!(!matches(&strict, &from(Some("spiffe://td/ns/a/sa/x"))));
 }
 
 #[test]
@@ -249,6 +277,46 @@ fn a_principal_spelled_with_its_scheme_is_the_same_principal() {
         StringMatch::Prefix("spiffe://td/ns/a/".into()),
     ] {
         let policy = plain(vec![vec![vec![Match { principals: vec![m.clone()], ..Match::default() }]]]);
-        assert!(policy.matches(&request.attributes()), "{m:?}");
+        assert!(matches(&policy, &request), "{m:?}");
+    }
+}
+
+/// What only a waypoint can tell must never let anybody in here, nor let anybody pass a DENY.
+#[test]
+fn what_is_not_enforced_never_widens_access() {
+    let get = r#"{"methods": ["GET"]}"#;
+    let admin_get = r#"{"methods": ["GET"], "principals": [{"exact": "td/ns/a/sa/x"}]}"#;
+    let admin = from(Some("spiffe://td/ns/a/sa/x"));
+    let other = from(Some("spiffe://td/ns/a/sa/y"));
+    for (action, part, from_admin, from_other) in [
+        (Action::Allow, get, false, false),
+        (Action::Allow, admin_get, false, false),
+        (Action::Deny, get, true, true),
+        (Action::Deny, admin_get, true, false),
+    ] {
+        let m: Match = serde_json::from_str(part).unwrap();
+        let policy = Policy { action, ..plain(vec![vec![vec![m]]]) };
+        assert_eq!(policy.unenforced(), ["methods"]);
+        assert_eq!((matches(&policy, &admin), matches(&policy, &other)), (from_admin, from_other), "{part}");
+    }
+    let all = Policy { action: Action::Allow, extensions: Unenforced::GIVEN, ..plain(vec![vec![]]) };
+    assert!(!matches(&all, &admin), "nobody knows what an extension would ask for");
+}
+
+#[test]
+fn a_field_of_layer_7_that_says_nothing_asks_for_nothing() {
+    for (text, given) in [
+        (r#"{"paths": []}"#, false),
+        (r#"{"paths": null}"#, false),
+        (r#"{"when": {}}"#, false),
+        (r#"{"paths": ["/x"]}"#, true),
+        (r#"{"when": [{"key": "request.headers[x]", "values": ["y"]}]}"#, true),
+        (r#"{"hosts": "not enforced"}"#, true),
+        (r#"{"extensions": [{"name": "x", "config": {"a": 1}}]}"#, true),
+    ] {
+        let m: Match = serde_json::from_str(text).unwrap();
+        assert_eq!(m.unenforced().next().is_some(), given, "{text}");
+        let dumped = serde_json::to_string(&m).unwrap();
+        assert_eq!(serde_json::from_str::<Match>(&dumped).unwrap(), m, "a dump loads again: {dumped}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use model::policy::{Action, Match, Policy, Scope};
+use model::policy::{Action, Match, Policy, Scope, Unenforced};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
@@ -18,6 +18,7 @@ fn deny(rule: Match) -> Policy {
         action: Action::Deny,
         rules: vec![vec![vec![rule]]],
         dry_run: false,
+        extensions: Unenforced::default(),
     }
 }
 
