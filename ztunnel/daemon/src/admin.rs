@@ -13,7 +13,7 @@ use telemetry::{Ledgers, metrics::Exporter};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, node::Node, verdicts};
+use crate::{config::Config, files, node::Node, verdicts};
 
 /// All that the endpoints tell of.
 pub(crate) struct Admin {
@@ -85,7 +85,10 @@ impl Admin {
         match (method, path) {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
                 verdicts::record(self.node.redirector.verdicts());
-                let body = self.exporter.render(&self.ledgers);
+                files::record("state", &self.state.borrow());
+                files::record("pods", &self.pods.borrow());
+                let mut body = self.exporter.render(&self.ledgers);
+                body.push_str(&verdicts::older_connections(&self.node.older_connections()));
                 Answer { status: StatusCode::OK, content_type: "text/plain; version=0.0.4", body }
             }
             _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /metrics\n"),

@@ -3,6 +3,7 @@
 
 mod admin;
 mod config;
+mod files;
 mod logging;
 mod node;
 mod run;

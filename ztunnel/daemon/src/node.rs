@@ -1,12 +1,17 @@
 //! This node's pods: enrolled, served, watched over and let go, as the pods file and their namespaces say.
 //!
-//! A change of a pod's settings is a small takeover from ourselves: the pod is enrolled anew, and the old service
-//! ends when its connections have.
+//! A pod has one service at a time. What may change of its settings changes under that service; a pod that moved to
+//! another namespace is let go and enrolled anew.
+
+mod leaving;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,22 +19,21 @@ use control::{Certificates, LocalPod};
 use model::{SharedSnapshot, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
 use proxy::{LocalWorkload, Proxy, Stop};
-use redirect::{EnrolledPod, FailMode, Finding, PodSpec, Redirector};
+use redirect::{EnrolledPod, FailMode, Finding, OlderConnection, PodSpec, RedirectError, Redirector};
 use telemetry::Ledgers;
 use tokio::{
     runtime::Handle,
     sync::watch,
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::leaving::Leaving;
 use crate::{sockets::Sockets, status::PodStatus, verdicts};
 
 /// How soon a pod whose enrolment failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// How often a pod that is being let go is asked whether its connections have ended.
-const LINGER_POLL: Duration = Duration::from_millis(100);
 
 pub(crate) struct Node {
     pub(crate) redirector: Arc<Redirector>,
@@ -45,8 +49,10 @@ pub(crate) struct Node {
     pub(crate) drain: CancellationToken,
     enrolled: Mutex<HashMap<WorkloadUid, Enrolled>>,
     problems: Mutex<BTreeMap<WorkloadUid, String>>,
-    /// Services that are ending.
-    leaving: TaskTracker,
+    leaving: Mutex<HashMap<WorkloadUid, Leaving>>,
+    /// The tasks of those that are leaving.
+    endings: TaskTracker,
+    told_superseded: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -54,6 +60,7 @@ struct Enrolled {
     desired: LocalPod,
     pod: Arc<EnrolledPod>,
     stop: Stop,
+    mtls: watch::Sender<MtlsMode>,
     service: Arc<JoinHandle<()>>,
 }
 
@@ -93,12 +100,14 @@ impl Node {
             drain: CancellationToken::new(),
             enrolled: Mutex::default(),
             problems: Mutex::default(),
-            leaving: TaskTracker::new(),
+            leaving: Mutex::default(),
+            endings: TaskTracker::new(),
+            told_superseded: AtomicBool::new(false),
         })
     }
 
     /// Enrols the first list of pods, then attaches the node's programs.
-    pub(crate) async fn start(self: &Arc<Self>, desired: &[LocalPod]) -> Result<(), redirect::RedirectError> {
+    pub(crate) async fn start(self: &Arc<Self>, desired: &[LocalPod]) -> Result<(), RedirectError> {
         self.reconcile(desired).await;
         let pods: Vec<_> = self.enrolled.lock().values().map(|enrolled| Arc::clone(&enrolled.pod)).collect();
         let pods: Vec<&EnrolledPod> = pods.iter().map(AsRef::as_ref).collect();
@@ -132,6 +141,15 @@ impl Node {
         }
     }
 
+    /// The connections that passed by us because they are older than their pod's enrolment.
+    pub(crate) fn older_connections(&self) -> Vec<(WorkloadUid, Vec<OlderConnection>)> {
+        let enrolled = self.enrolled.lock();
+        let mut older: Vec<_> =
+            enrolled.iter().map(|(uid, enrolled)| (uid.clone(), enrolled.pod.older_connections())).collect();
+        older.sort_by(|(one, _), (other, _)| one.cmp(other));
+        older
+    }
+
     /// Ends every service now, and waits for the end.
     pub(crate) async fn cut(&self) {
         let all: Vec<_> = self.enrolled.lock().drain().map(|(_, enrolled)| enrolled).collect();
@@ -141,8 +159,9 @@ impl Node {
         for enrolled in all {
             finished(&enrolled.service).await;
         }
-        self.leaving.close();
-        self.leaving.wait().await;
+        self.cut_leaving();
+        self.endings.close();
+        self.endings.wait().await;
     }
 
     pub(crate) fn status(&self) -> Vec<PodStatus> {
@@ -162,6 +181,9 @@ impl Node {
 
     /// Makes the enrolled pods those of the list. One that fails does not hold up the others.
     async fn reconcile(self: &Arc<Self>, desired: &[LocalPod]) {
+        if self.is_superseded() {
+            return;
+        }
         let wanted: HashMap<&WorkloadUid, &LocalPod> = desired.iter().map(|pod| (&pod.uid, pod)).collect();
         let gone: Vec<_> = {
             let enrolled = self.enrolled.lock();
@@ -172,109 +194,93 @@ impl Node {
         }
         self.problems.lock().retain(|uid, _| wanted.contains_key(uid));
         for pod in desired {
-            let current = self.enrolled.lock().get(&pod.uid).cloned();
-            if current.as_ref().is_some_and(|current| current.desired == *pod) || self.drain.is_cancelled() {
-                continue;
+            if !self.drain.is_cancelled() && self.differs(pod) {
+                self.settle(pod).await;
             }
-            self.enrol(pod, current).await;
         }
         self.keep_certificates();
     }
 
-    /// Enrols a pod, in the place of what served it until now.
-    async fn enrol(self: &Arc<Self>, desired: &LocalPod, previous: Option<Enrolled>) {
+    fn differs(&self, pod: &LocalPod) -> bool {
+        self.enrolled.lock().get(&pod.uid).is_none_or(|current| current.desired != *pod)
+    }
+
+    /// Makes one pod what it should be, and remembers why if that fails.
+    async fn settle(self: &Arc<Self>, pod: &LocalPod) {
         let started = Instant::now();
-        let pod = match self.redirector.enrol(spec_of(desired)).await {
-            Ok(pod) => Arc::new(pod),
-            Err(error) => {
-                let reason = error.reason();
-                let before = self.problems.lock().insert(desired.uid.clone(), error.to_string());
-                if before.is_none() {
-                    tracing::error!(pod = %desired.uid, reason, %error, "enrolment failed; trying again");
-                }
-                return;
+        match self.enrol_or_change(pod).await {
+            Ok(done) => {
+                self.problems.lock().remove(&pod.uid);
+                tracing::info!(pod = %pod.uid, netns = %pod.netns.display(), took = ?started.elapsed(), "{done}");
             }
-        };
+            Err(error) => {
+                let before = self.problems.lock().insert(pod.uid.clone(), error.to_string());
+                if before.is_none() {
+                    let reason = error.reason();
+                    tracing::error!(pod = %pod.uid, reason, %error, "enrolment failed; trying again");
+                }
+            }
+        }
+    }
+
+    async fn enrol_or_change(self: &Arc<Self>, desired: &LocalPod) -> Result<&'static str, RedirectError> {
+        let current = self.enrolled.lock().get(&desired.uid).cloned();
+        match current {
+            Some(current) if current.is_at_home_of(desired) => {
+                self.redirector.update(&current.pod, &spec_of(desired))?;
+                self.keep(current.with(desired));
+                return Ok("pod's settings changed");
+            }
+            Some(_) => self.let_go(&desired.uid),
+            None => {}
+        }
+        if let Some(current) = self.reclaim(desired) {
+            self.keep(current.with(desired));
+            if let Err(error) = self.redirector.resume_capture(&current.pod, &spec_of(desired)).await {
+                self.let_go(&desired.uid);
+                return Err(error);
+            }
+            return Ok("pod enrolled again");
+        }
+        self.evict(desired).await;
+        let pod = Arc::new(self.redirector.enrol(spec_of(desired)).await?);
+        self.keep(self.serve(desired, pod));
+        Ok("pod enrolled")
+    }
+
+    fn serve(&self, desired: &LocalPod, pod: Arc<EnrolledPod>) -> Enrolled {
         let stop = Stop { drain: self.drain.child_token(), cut: CancellationToken::new() };
-        let local = LocalWorkload { uid: desired.uid.clone(), mtls: desired.mtls };
+        let (mtls, seen_mtls) = watch::channel(desired.mtls);
+        let local = LocalWorkload { uid: desired.uid.clone(), mtls: seen_mtls };
         let sockets = Arc::new(Sockets(Arc::clone(&pod)));
         let service = self.data_plane.spawn(Arc::clone(&self.proxy).serve(local, sockets, stop.clone()));
-        let enrolled = Enrolled { desired: desired.clone(), pod, stop, service: Arc::new(service) };
-        self.enrolled.lock().insert(desired.uid.clone(), enrolled);
-        self.problems.lock().remove(&desired.uid);
-        tracing::info!(pod = %desired.uid, netns = %desired.netns.display(), took = ?started.elapsed(), "pod enrolled");
-        if let Some(previous) = previous {
-            self.supersede(desired, previous);
-        }
+        Enrolled { desired: desired.clone(), pod, stop, mtls, service: Arc::new(service) }
     }
 
-    /// The old service of a pod that was enrolled anew. A pod that turned strict loses what is open in plaintext;
-    /// one that moved to another namespace leaves the old one.
-    fn supersede(self: &Arc<Self>, desired: &LocalPod, previous: Enrolled) {
-        let moved = previous.desired.netns != desired.netns || previous.desired.ips != desired.ips;
-        let turned_strict = desired.mtls == MtlsMode::Strict && previous.desired.mtls != MtlsMode::Strict;
-        previous.stop.drain.cancel();
-        if moved || turned_strict {
-            previous.stop.cut.cancel();
-        }
-        let node = Arc::clone(self);
-        self.leaving.spawn(async move {
-            if moved && let Err(error) = node.redirector.stop_capture(&previous.pod) {
-                tracing::error!(pod = %previous.desired.uid, %error, "the pod's old namespace stays enrolled");
-            }
-            node.linger(&previous).await;
-            if moved {
-                node.clean_up(&previous).await;
-            }
-        });
+    fn keep(&self, enrolled: Enrolled) {
+        self.enrolled.lock().insert(enrolled.desired.uid.clone(), enrolled);
     }
 
-    /// The pod is no longer ours: nothing new is captured, and what is open may end by itself if the pod lives on.
-    fn let_go(self: &Arc<Self>, uid: &WorkloadUid) {
-        let Some(enrolled) = self.enrolled.lock().remove(uid) else { return };
-        if let Err(error) = self.redirector.stop_capture(&enrolled.pod) {
-            tracing::error!(pod = %uid, %error, "cannot stop capturing");
+    /// Whether a newer daemon has taken this node over. It follows the list then; we only end what we have.
+    fn is_superseded(&self) -> bool {
+        let superseded = self.redirector.is_superseded();
+        if superseded && !self.told_superseded.swap(true, Ordering::Relaxed) {
+            tracing::info!("a newer daemon serves this node; changes of its pods are left to that one");
         }
-        enrolled.stop.drain.cancel();
-        let node = Arc::clone(self);
-        self.leaving.spawn(async move {
-            node.linger(&enrolled).await;
-            node.clean_up(&enrolled).await;
-            tracing::info!(pod = %enrolled.desired.uid, "pod let go");
-        });
-    }
-
-    /// Until the last connection, the deadline or the end of the namespace, whichever comes first.
-    async fn linger(&self, enrolled: &Enrolled) {
-        let uid = &enrolled.desired.uid;
-        let deadline = Instant::now() + self.drain_deadline;
-        let ended = async {
-            while enrolled.pod.namespace().is_named() && self.ledgers.count_for(uid) > 0 {
-                sleep(LINGER_POLL).await;
-            }
-        };
-        tokio::select! {
-            _ = timeout_at(deadline, ended) => {}
-            () = enrolled.stop.cut.cancelled() => {}
-        }
-        enrolled.stop.cut.cancel();
-        finished(&enrolled.service).await;
-    }
-
-    async fn clean_up(&self, enrolled: &Enrolled) {
-        if let Err(error) = self.redirector.clean_up(&enrolled.pod).await {
-            tracing::error!(pod = %enrolled.desired.uid, reason = error.reason(), %error, "cleaning up failed");
-        }
+        superseded
     }
 
     async fn inspect_all(self: &Arc<Self>) {
         let all: Vec<_> = self.enrolled.lock().values().cloned().collect();
         for enrolled in all {
             let uid = &enrolled.desired.uid;
+            if let Err(error) = enrolled.pod.forget_ended().await {
+                tracing::warn!(pod = %uid, reason = error.reason(), %error, "older connections cannot be listed");
+            }
             match enrolled.pod.inspect().await {
                 Ok(findings) => findings.into_iter().for_each(|finding| self.found(uid, finding)),
                 Err(error) => {
-                    tracing::warn!(pod = %uid, reason = error.reason(), %error, "inspection failed")
+                    tracing::warn!(pod = %uid, reason = error.reason(), %error, "inspection failed");
                 }
             }
         }
@@ -306,6 +312,21 @@ impl Node {
             }
         }
         self.certificates.retain(&identities);
+    }
+}
+
+impl Enrolled {
+    /// Whether the pod is still where it was, so that no more than its settings differ.
+    fn is_at_home_of(&self, desired: &LocalPod) -> bool {
+        self.desired.netns == desired.netns
+            && self.desired.ips == desired.ips
+            && self.pod.namespace().is_named()
+    }
+
+    /// Served from now on as `desired` says.
+    fn with(&self, desired: &LocalPod) -> Self {
+        self.mtls.send_replace(desired.mtls);
+        Self { desired: desired.clone(), ..self.clone() }
     }
 }
 

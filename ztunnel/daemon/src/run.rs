@@ -24,6 +24,7 @@ use tunnel::{Deadlines, Tunnel, TunnelSettings};
 use crate::{
     admin::{self, Admin},
     config::Config,
+    files,
     node::{Node, Parts},
     verdicts,
 };
@@ -53,6 +54,7 @@ async fn serve(config: Config, data_plane: &Runtime) -> anyhow::Result<()> {
     let exporter = telemetry_metrics::install().context("starting metrics")?;
     telemetry_metrics::build_info(env!("CARGO_PKG_VERSION"));
     verdicts::describe();
+    files::describe();
     let snapshot = Arc::new(SharedSnapshot::default());
     let state =
         StateFile::start(&config.state_file, config.trust_domain.clone(), Arc::clone(&snapshot)).await?;

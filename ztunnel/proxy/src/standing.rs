@@ -75,8 +75,13 @@ impl Standing {
     /// Revokes what this state, or the pod as it is now, would not let in.
     pub(crate) fn recheck(&self, snapshot: &Snapshot) {
         let mtls = self.mtls();
-        let claims: Vec<_> =
-            self.book.lock().entries.iter().map(|(&number, entry)| (number, Arc::clone(&entry.claim))).collect();
+        let claims: Vec<_> = self
+            .book
+            .lock()
+            .entries
+            .iter()
+            .map(|(&number, entry)| (number, Arc::clone(&entry.claim)))
+            .collect();
         for (number, claim) in claims {
             if let Err(refusal) = claim.judge(snapshot, mtls)
                 && let Some(entry) = self.book.lock().entries.remove(&number)

@@ -4,14 +4,21 @@
 use std::{
     fs::File,
     io,
-    net::{Ipv4Addr, UdpSocket},
-    os::{fd::AsRawFd, linux::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        linux::fs::MetadataExt,
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     process, ptr,
     sync::OnceLock,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
+use socket2::{Domain, Socket, Type};
 
 use crate::RedirectError;
 
@@ -29,7 +36,12 @@ pub struct NetworkNamespace {
 impl NetworkNamespace {
     pub fn open(path: &Path) -> Result<Self, RedirectError> {
         let failed = |source| RedirectError::Namespace { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
+        // A FIFO would otherwise hold this thread until somebody writes to it.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        let kind = fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
+        if kind != NSFS_MAGIC {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace")));
+        }
         let metadata = file.metadata().map_err(failed)?;
         Ok(Self { identity: (metadata.st_dev(), metadata.st_ino()), file, path: path.to_owned() })
     }
@@ -37,13 +49,19 @@ impl NetworkNamespace {
     /// Whether the path it was opened by still names it. A pod's namespace goes when the pod goes, but for the
     /// references we hold.
     pub fn is_named(&self) -> bool {
+        self.is_at(&self.path)
+    }
+
+    /// Whether `path` is this namespace.
+    pub fn is_at(&self, path: &Path) -> bool {
         let same = |metadata: std::fs::Metadata| (metadata.st_dev(), metadata.st_ino()) == self.identity;
-        std::fs::metadata(&self.path).is_ok_and(same)
+        std::fs::metadata(path).is_ok_and(same)
     }
 
     /// The kernel's name for it, never used twice between boots.
     pub fn cookie(&self) -> io::Result<u64> {
-        self.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| cookie_of(&socket)))?
+        // Not bound: a pod that has taken all ports must not keep itself from being enrolled.
+        self.enter(|| Socket::new(Domain::UNIX, Type::DGRAM, None).and_then(|socket| cookie_of(&socket)))?
     }
 
     /// Runs `inside` in the namespace, on this thread. It must not await: the thread belongs to everybody.
@@ -83,7 +101,7 @@ fn home() -> io::Result<&'static File> {
     }
 }
 
-fn cookie_of(socket: &UdpSocket) -> io::Result<u64> {
+fn cookie_of(socket: &Socket) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length: libc::socklen_t = 8;
     // SAFETY: the descriptor is open, and the option writes at most `length` bytes into `cookie`.
@@ -97,4 +115,30 @@ fn cookie_of(socket: &UdpSocket) -> io::Result<u64> {
         )
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    /// If a FIFO were opened as files are, one wrong line in the pods file would stop the daemon's control thread.
+    #[test]
+    fn what_is_no_namespace_is_refused_at_once() {
+        let fifo = std::env::temp_dir().join(format!("ztunnel-namespace-test-{}", process::id()));
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let opened = NetworkNamespace::open(&fifo);
+        std::fs::remove_file(&fifo).unwrap();
+        assert!(matches!(opened, Err(RedirectError::Namespace { .. })), "{opened:?}");
+        assert!(NetworkNamespace::open(Path::new("/etc/hostname")).is_err());
+    }
+
+    #[test]
+    fn a_namespace_is_known_by_any_of_its_names() {
+        let own = NetworkNamespace::open(Path::new("/proc/self/ns/net")).unwrap();
+        assert!(own.is_named());
+        assert!(own.is_at(Path::new("/proc/thread-self/ns/net")));
+        assert!(!own.is_at(Path::new("/proc/self/ns/mnt")));
+    }
 }

@@ -2,17 +2,43 @@
 
 use std::collections::BTreeMap;
 
+use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
+use redirect::OlderConnection;
+use serde::Serialize;
 use serde_json::{Value, json};
 use telemetry::LiveConnection;
 
 use super::Admin;
 
+/// A connection of a pod of this node, whether we carry it or not.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Connection {
+    Older(Older),
+    Live(Box<LiveConnection>),
+}
+
+/// Goes past us in plaintext, for as long as it lasts.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Older {
+    role: Role,
+    local: WorkloadUid,
+    client: ClientAddr,
+    original_destination: OriginalDst,
+    path: &'static str,
+    established: bool,
+}
+
 impl Admin {
     /// Oldest first.
-    pub(super) fn connections(&self) -> Vec<LiveConnection> {
+    pub(super) fn connections(&self) -> Vec<Connection> {
+        let older = self.node.older_connections().into_iter().flat_map(|(local, connections)| {
+            connections.into_iter().map(move |connection| Connection::Older(Older::of(&local, connection)))
+        });
         let mut live = self.ledgers.live();
         live.sort_by_key(|connection| connection.id);
-        live
+        older.chain(live.into_iter().map(|live| Connection::Live(Box::new(live)))).collect()
     }
 
     pub(super) fn files(&self) -> Value {
@@ -37,5 +63,18 @@ impl Admin {
             "files": self.files(),
             "redirection": self.verdicts(),
         })
+    }
+}
+
+impl Older {
+    fn of(local: &WorkloadUid, OlderConnection { role, client, destination }: OlderConnection) -> Self {
+        Self {
+            role,
+            local: local.clone(),
+            client,
+            original_destination: destination,
+            path: "plaintext_before_enrolment",
+            established: true,
+        }
     }
 }

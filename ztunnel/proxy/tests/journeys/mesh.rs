@@ -18,6 +18,7 @@ use model::{
 use telemetry::Ledgers;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 use tunnel::{Deadlines, Tunnel, TunnelSettings};
@@ -180,6 +181,7 @@ pub(crate) struct Node {
     pub(crate) sockets: Arc<PodOnLoopback>,
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) stop: Stop,
+    pub(crate) mtls: watch::Sender<MtlsMode>,
     pub(crate) serving: Option<JoinHandle<()>>,
 }
 
@@ -263,9 +265,10 @@ impl Node {
             Proxy::new(options.settings.clone(), Arc::clone(snapshot), tunnel.clone(), Arc::clone(&ledgers));
         let sockets = Arc::new(PodOnLoopback::new(net, ip(address)).await);
         let stop = Stop::default();
-        let local = LocalWorkload { uid: uid(name), mtls: watch::channel(options.mtls).1 };
+        let (mtls, seen_mtls) = watch::channel(options.mtls);
+        let local = LocalWorkload { uid: uid(name), mtls: seen_mtls };
         let serving = tokio::spawn(proxy.serve(local, Arc::clone(&sockets), stop.clone()));
-        Self { sockets, ledgers, stop, serving: Some(serving) }
+        Self { sockets, ledgers, stop, mtls, serving: Some(serving) }
     }
 }
 

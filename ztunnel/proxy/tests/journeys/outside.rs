@@ -102,6 +102,26 @@ async fn strict_refuses_plaintext_and_takes_the_tunnel() {
     drop((client, server));
 }
 
+/// Otherwise whoever was in before a pod became strict would stay in for as long as they like.
+#[tokio::test]
+async fn turning_strict_ends_plaintext_and_leaves_the_tunnel() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let listener = mesh.net.listen(at(S1, 8080)).await;
+    let mut stranger = mesh.connect_in_clear(at(S1, 8080)).await;
+    let (mut to_stranger, _) = listener.accept().await.unwrap();
+    to_stranger.write_all(b"in").await.unwrap();
+    stranger.read_exact(&mut [0; 2]).await.unwrap();
+    let mut client = mesh.connect(at(S1, 8080)).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    mesh.s1.mtls.send_replace(MtlsMode::Strict);
+    let error = stranger.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    observed.line(&["ERROR", r#"reason="plaintext_in_strict""#]).await;
+    client.write_all(b"still").await.unwrap();
+    server.read_exact(&mut [0; 5]).await.unwrap();
+}
+
 /// If steering took our own connection to the application for a client's, it would come back without end.
 #[tokio::test]
 async fn our_own_connection_that_comes_back_is_refused() {

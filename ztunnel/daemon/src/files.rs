@@ -1,0 +1,32 @@
+//! The watched files' metrics: what an alert needs to know of an edit that was refused.
+
+use std::time::SystemTime;
+
+use control::FileStatus;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+const PROBLEM: &str = "ztunnel_file_problem";
+const LOADS: &str = "ztunnel_file_loads_total";
+const FAILURES: &str = "ztunnel_file_failures_total";
+const LOADED_AT: &str = "ztunnel_file_loaded_timestamp_seconds";
+
+pub(crate) fn describe() {
+    describe_gauge!(
+        PROBLEM,
+        "1 while a watched file is refused as it stands and the last good load is in force."
+    );
+    describe_counter!(LOADS, "Good loads of a watched file.");
+    describe_counter!(FAILURES, "Refused loads of a watched file.");
+    describe_gauge!(LOADED_AT, "When what is in force was loaded, in Unix seconds.");
+}
+
+/// The file's account counts; this only copies.
+pub(crate) fn record(file: &'static str, status: &FileStatus) {
+    gauge!(PROBLEM, "file" => file).set(if status.problem.is_some() { 1.0 } else { 0.0 });
+    counter!(LOADS, "file" => file).absolute(status.loads);
+    counter!(FAILURES, "file" => file).absolute(status.failures);
+    if let Some(at) = status.loaded_at {
+        let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        gauge!(LOADED_AT, "file" => file).set(at.as_secs_f64());
+    }
+}
