@@ -19,6 +19,7 @@ use crate::support::{FAMILIES, logged};
 
 mod before_connect;
 mod on_the_way;
+mod own_ports;
 mod reuse;
 
 /// What steered sockets carry; no secret.

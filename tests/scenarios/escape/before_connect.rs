@@ -156,7 +156,8 @@ fn no_kind_of_socket_leads_around_the_mesh() {
     let cage = Cage::close();
     for family in FAMILIES {
         let dial = Dial::to(cage.target(family));
-        for dial in [dial.clone(), dial.clone().mapped(), dial.clone().mptcp(), dial.clone().mapped().mptcp()] {
+        for dial in [dial.clone(), dial.clone().mapped(), dial.clone().mptcp(), dial.clone().mapped().mptcp()]
+        {
             assert_eq!(User::Ordinary.run(cage.client(), move || dial.exchange(MESSAGE)).unwrap(), MESSAGE);
         }
         let answer = User::Ordinary.run(cage.client(), move || {

@@ -53,7 +53,8 @@ fn a_socket_used_again_goes_where_it_is_told() {
             let open = stage(cage.open(family), user == User::Root);
             let own = stage(cage.mesh.address("client", family, TARGET), user == User::Root);
             let loopback = stage(SocketAddr::new(loopback[family], TARGET), true);
-            let stages = [captured, captured, own, captured, loopback, captured, open, captured, open, own, loopback];
+            let stages =
+                [captured, captured, own, captured, loopback, captured, open, captured, open, own, loopback];
             user.run(cage.client(), move || go_through(&stages));
         }
     }
