@@ -5,12 +5,7 @@ use std::sync::Arc;
 use ztunnel_model::{
     ClientAddr, Snapshot, SpiffeId, Workload, WorkloadUid,
     authorize::{InboundFacts, MtlsMode, authorize_inbound},
-    policy::Policy,
 };
-
-fn policy(text: &str) -> Policy {
-    serde_json::from_str(text).unwrap()
-}
 
 #[test]
 fn a_decision_allocates_nothing() {
@@ -20,7 +15,7 @@ fn a_decision_allocates_nothing() {
         r#"{"name":"deny","namespace":"a","scope":"Global","action":"Deny","rules":[[[{"sourceIps":["192.0.2.0/24"]}]]]}"#,
         r#"{"name":"own","namespace":"a","scope":"WorkloadSelector","action":"Allow","rules":[[[{"destinationPorts":[81]}]]]}"#,
     ] {
-        snapshot.insert_policy(policy(text));
+        snapshot.insert_policy(serde_json::from_str(text).unwrap());
     }
     let identity = "spiffe://td/ns/a/sa/server".parse().unwrap();
     let mut server =

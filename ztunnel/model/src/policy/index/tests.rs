@@ -21,13 +21,23 @@ fn index<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> RuleIndex {
     index
 }
 
+/// No two of the same key, as in a snapshot.
+fn policies() -> impl Strategy<Value = Vec<Policy>> {
+    proptest::collection::vec(policy(), 0..6).prop_map(|mut policies| {
+        for (number, policy) in policies.iter_mut().enumerate() {
+            policy.name = format!("p{number}");
+        }
+        policies
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// Would break if a rule were filed under a condition that it does not need.
     #[test]
     fn the_index_finds_a_match_exactly_if_there_is_one(
-        policies in proptest::collection::vec(policy(), 0..6),
+        policies in policies(),
         request in request(),
     ) {
         let attributes = request.attributes();
@@ -37,7 +47,7 @@ proptest! {
 
     /// Would break if removal missed one of the places where a rule is filed.
     #[test]
-    fn what_is_removed_leaves_nothing(policies in proptest::collection::vec(policy(), 0..6)) {
+    fn what_is_removed_leaves_nothing(policies in policies()) {
         let mut index = RuleIndex::default();
         let compiled: Vec<_> = policies.into_iter().map(|policy| Arc::new(Compiled::new(policy))).collect();
         compiled.iter().for_each(|policy| index.insert(policy));
