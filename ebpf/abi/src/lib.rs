@@ -236,13 +236,24 @@ impl Address {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
     }
 
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            u32::from_be(self.0[3]) >> 24 == 127
+        } else {
+            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1_u32.to_be()
+        }
+    }
+
     /// Addresses that never leave the machine or the link, so no tunnel leads there: loopback, unspecified (which
     /// the kernel turns into loopback), link-local, multicast, broadcast.
     #[inline(always)]
     pub const fn is_local_only(&self) -> bool {
         if self.is_v4() {
             let word = u32::from_be(self.0[3]);
-            word == 0 || word >> 24 == 127 || word >> 28 >= 0xe || word >> 16 == 0xa9fe
+            // 240.0.0.0/4 but its last address is routed, and some clouds give it to pods.
+            let is_multicast_or_broadcast = word >> 28 == 0xe || word == u32::MAX;
+            word == 0 || word >> 24 == 127 || is_multicast_or_broadcast || word >> 16 == 0xa9fe
         } else {
             let first = u32::from_be(self.0[0]);
             let loopback_or_unset =
@@ -292,8 +303,24 @@ mod tests {
     }
 
     #[test]
+    fn only_loopback_is_loopback() {
+        for text in ["127.0.0.1", "127.255.0.9"] {
+            assert!(v4(text).is_loopback(), "{text}");
+        }
+        assert!(v6("::1").is_loopback());
+        for text in ["::", "::2", "fe80::1", "fd00::1", "1::1"] {
+            assert!(!v6(text).is_loopback(), "{text}");
+        }
+        for text in ["0.0.0.0", "10.0.0.127", "128.0.0.1"] {
+            assert!(!v4(text).is_loopback(), "{text}");
+        }
+    }
+
+    #[test]
     fn addresses_of_pods_and_the_world_are_not_local_only() {
-        for text in ["10.0.0.1", "126.0.0.1", "128.0.0.1", "169.253.0.1", "223.255.255.255", "8.8.8.8"] {
+        for text in
+            ["10.0.0.1", "126.0.0.1", "128.0.0.1", "169.253.0.1", "223.255.255.255", "240.0.0.1", "8.8.8.8"]
+        {
             assert!(!v4(text).is_local_only(), "{text}");
         }
         for text in ["fd00::1", "2001:db8::1", "fec0::1", "::2", "64:ff9b::1"] {

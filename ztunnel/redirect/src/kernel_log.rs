@@ -8,13 +8,18 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use parking_lot::Mutex;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
+};
 
 use crate::RedirectError;
 
 /// Messages written per [`INTERVAL`].
 const RATION: u32 = 20;
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Between two readings of the ring.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Follows the object's messages in a task of their own, for as long as the runtime lives.
 pub(crate) fn follow(object: &mut Ebpf) -> Result<(), RedirectError> {
@@ -28,6 +33,8 @@ pub(crate) fn follow(object: &mut Ebpf) -> Result<(), RedirectError> {
         while let Ok(mut ready) = logger.readable_mut().await {
             ready.get_inner_mut().flush();
             ready.clear_ready();
+            // A pod can fill the ring as fast as it is read: so much at a time, and what does not fit is lost.
+            sleep(PAUSE).await;
         }
     });
     Ok(())

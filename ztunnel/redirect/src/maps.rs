@@ -1,6 +1,7 @@
 //! The pinned maps, as user space writes and reads them.
 
 use std::{
+    io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
 };
@@ -47,8 +48,8 @@ impl Maps {
     /// From now on it is not.
     pub(crate) fn remove_pod(&self, cookie: u64) -> Result<(), RedirectError> {
         match self.pods.lock().remove(&cookie) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(failed("removing a pod", &error)),
+            Err(error) if !is_absence(&error) => Err(failed("removing a pod", &error)),
+            _ => Ok(()),
         }
     }
 
@@ -113,4 +114,35 @@ fn descriptor(map: &Map) -> Result<OwnedFd, RedirectError> {
 
 fn failed(what: &'static str, error: &dyn std::error::Error) -> RedirectError {
     RedirectError::ebpf(what, error)
+}
+
+/// Looking up, aya names this; removing, it hands on what the kernel said.
+fn is_absence(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    /// If removing twice were an error, letting a pod go would stop half way, and what it left behind would keep the
+    /// next daemon from starting.
+    #[test]
+    fn what_is_not_there_need_not_be_removed() {
+        let error = |code| {
+            MapError::SyscallError(SyscallError {
+                call: "bpf_map_delete_elem",
+                io_error: io::Error::from_raw_os_error(code),
+            })
+        };
+        assert!(is_absence(&error(libc::ENOENT)));
+        assert!(is_absence(&MapError::KeyNotFound));
+        assert!(!is_absence(&error(libc::EPERM)));
+    }
 }

@@ -4,11 +4,7 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::AsRawFd,
-        linux::fs::MetadataExt,
-        unix::fs::OpenOptionsExt,
-    },
+    os::{fd::AsRawFd, linux::fs::MetadataExt, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process, ptr,
     sync::OnceLock,

@@ -54,6 +54,8 @@ pub struct Redirector {
     pins: Pins,
     maps: Maps,
     node: Ebpf,
+    /// Of the node's own network namespace, 0 if that is not known. Whoever is in it is no pod.
+    node_cookie: u64,
     /// Pods that a daemon before us enrolled and we could not: what holds them closed must stay.
     orphans: Mutex<HashSet<u64>>,
     /// Since our programs are attached: the cgroup, and our first program's id.
@@ -69,8 +71,15 @@ impl Redirector {
         let mut node = objects::load_node(&pins, node_cookie, kubelet_cgroup)?;
         kernel_log::follow(&mut node)?;
         let maps = Maps::take(&mut node)?;
-        let redirector =
-            Self { settings, pins, maps, node, orphans: Mutex::default(), active: OnceLock::new() };
+        let redirector = Self {
+            settings,
+            pins,
+            maps,
+            node,
+            node_cookie,
+            orphans: Mutex::default(),
+            active: OnceLock::new(),
+        };
         redirector.beat()?;
         Ok(redirector)
     }
@@ -109,6 +118,10 @@ impl Redirector {
         spec.check()?;
         let namespace = NetworkNamespace::open(&spec.netns)?;
         let cookie = namespace.cookie().map_err(inside("asking for its cookie"))?;
+        if cookie == self.node_cookie {
+            let problem = "its network namespace is the node's own";
+            return Err(RedirectError::Pod { uid: spec.uid.to_string(), problem });
+        }
         let is_new = !self.pins.linked(POD_HOOK).contains(&cookie);
         let enrolled = self.enrol_in(namespace, cookie, spec, is_new).await;
         match &enrolled {
@@ -117,7 +130,7 @@ impl Redirector {
             }
             // What is there is the successor's.
             Err(RedirectError::Superseded) => {}
-            Err(_) if is_new => self.forget(cookie)?,
+            Err(_) if is_new => self.forget_failed(cookie),
             Err(_) => {
                 self.orphans.lock().insert(cookie);
             }
@@ -190,11 +203,15 @@ impl Redirector {
 
     /// New connections are the pod's own again. Those that were steered go on, for as long as the routing stays.
     pub fn stop_capture(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
-        self.maps.remove_pod(pod.cookie)
+        if self.is_superseded() { Ok(()) } else { self.maps.remove_pod(pod.cookie) }
     }
 
-    /// Takes away all that is left of a pod's enrolment. Its steered connections must have ended.
+    /// Takes away all that is left of a pod's enrolment. Its steered connections must have ended. What a daemon after
+    /// us has made of the pod meanwhile, or has forgotten itself, is not ours to take away.
     pub async fn clean_up(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
+        if self.is_superseded() {
+            return Ok(());
+        }
         self.forget(pod.cookie)?;
         if pod.namespace.is_named() { routing::remove(&pod.namespace).await } else { Ok(()) }
     }
@@ -231,6 +248,13 @@ impl Redirector {
             plaintext: listen(Role::InboundPlaintext)?,
             hbone: listen(Role::InboundHbone)?,
         })
+    }
+
+    /// Why the enrolment failed is more worth telling than that this did too.
+    fn forget_failed(&self, cookie: u64) {
+        if let Err(error) = self.forget(cookie) {
+            tracing::warn!(cookie, %error, "a failed enrolment leaves something behind");
+        }
     }
 
     fn forget(&self, cookie: u64) -> Result<(), RedirectError> {
