@@ -87,13 +87,12 @@ fn guards_every_address(pod: &Pod, destination: &Address) -> bool {
     pod.flags & pod_flags::STRICT != 0 && !destination.is_unset()
 }
 
-/// A connection of the pod to itself shows the device of its own address here, not lo. From the wire, IPv4 has
-/// dropped such a source as a martian; IPv6 has not, but the answer to it stays here, so nobody out there can finish
-/// a handshake.
+/// A connection of the pod to itself shows the device of its own address here, not lo. From the wire, both families
+/// have dropped a loopback source and IPv4 the pod's own as a martian; IPv6 has not, but the answer to it stays here,
+/// so nobody out there can finish a handshake.
 #[inline(always)]
 fn from_itself(syn: &Syn, own: &Address) -> bool {
-    let loopback = u32::from_be(syn.source.0[3]) >> 24 == 127;
-    syn.source == *own || (syn.is_v4 && loopback)
+    syn.source == *own || syn.source.is_loopback()
 }
 
 #[inline(always)]

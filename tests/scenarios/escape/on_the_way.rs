@@ -14,8 +14,10 @@ const SO_BINDTOIFINDEX: i32 = 62;
 const TCP_FASTOPEN_CONNECT: i32 = 30;
 const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 
+type Kind = fn(Dial) -> Dial;
+
 /// How the sockets of one test are made.
-const KINDS: [(User, fn(Dial) -> Dial); 3] =
+const KINDS: [(User, Kind); 3] =
     [(User::Ordinary, |dial| dial), (User::Root, |dial| dial), (User::Root, Dial::mptcp)];
 
 /// Everything that leads a socket to another device or route; each must be refused.
