@@ -4,7 +4,7 @@
 //! behind, however it ended.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{ebpf, setup, step, workspace};
+use crate::release;
 
 mod report;
 mod show;
@@ -35,22 +35,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(daemon) = &options.inner {
         return show::run(daemon, options.keep);
     }
-    setup::everything()?;
-    ebpf::build(&setup::for_ebpf()?)?;
-    let mut build = workspace::cargo();
-    build.args(["build", "--release", "--package", "ztunnel"]);
-    step::run("building the daemon in release mode", &mut build, "")?;
-    supervise(options)
+    let daemon = release::build()?;
+    supervise(options, &daemon)
 }
 
-fn supervise(options: &Options) -> Result<()> {
+fn supervise(options: &Options, daemon: &Path) -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block()?;
     let mut command = Command::new(std::env::current_exe()?);
-    command
-        .args(["demo", "--inner"])
-        .arg(workspace::built("release", "ztunnel"))
-        .args(options.keep.then_some("--keep"));
+    command.args(["demo", "--inner"]).arg(daemon).args(options.keep.then_some("--keep"));
     let mut child = command.spawn().context("starting the demo")?;
     pass_on(signals, &child)?;
     let status = child.wait()?;

@@ -7,6 +7,7 @@
 mod demo;
 mod ebpf;
 mod packages;
+mod release;
 mod setup;
 mod step;
 mod test;
@@ -38,6 +39,8 @@ enum Verb {
     Setup,
     /// Build the kernel side into target/ebpf
     Ebpf,
+    /// Build the daemon in release mode: target/release/ztunnel
+    Build,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::Test { only } => test::run(only.as_deref()),
         Verb::Setup => setup::everything(),
+        Verb::Build => release::build().map(|daemon| println!("{}", daemon.display())),
         Verb::Ebpf => setup::for_ebpf().and_then(|tools| ebpf::build(&tools)),
     };
     match result {

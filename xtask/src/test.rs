@@ -18,7 +18,8 @@ const SCENARIOS_AT_ONCE: &str = "--test-threads=2";
 struct Line {
     title: &'static str,
     elapsed: Duration,
-    result: Result<String>,
+    /// Tests that passed, where it is made of tests.
+    result: Result<Option<usize>>,
 }
 
 /// Runs all checks, or only the tests whose names contain `only`.
@@ -27,8 +28,8 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     // Without these nothing else can work.
     setup::everything()?;
     ebpf::build(&setup::for_ebpf()?)?;
-    let mut lines = vec![done("setup and eBPF objects", started, Ok(String::new()))];
-    let mut check = |title, work: &dyn Fn() -> Result<String>| {
+    let mut lines = vec![done("setup and eBPF objects", started, Ok(None))];
+    let mut check = |title, work: &dyn Fn() -> Result<Option<usize>>| {
         let started = Instant::now();
         lines.push(done(title, started, work()));
     };
@@ -41,7 +42,7 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     summarise(&lines, started.elapsed())
 }
 
-fn done(title: &'static str, started: Instant, result: Result<String>) -> Line {
+fn done(title: &'static str, started: Instant, result: Result<Option<usize>>) -> Line {
     let elapsed = started.elapsed();
     if let Err(error) = &result {
         eprintln!("\n  ✗ {error:#}\n");
@@ -49,29 +50,29 @@ fn done(title: &'static str, started: Instant, result: Result<String>) -> Line {
     Line { title, elapsed, result }
 }
 
-fn formatting() -> Result<String> {
+fn formatting() -> Result<Option<usize>> {
     const CURE: &str = "Run: cargo fmt --all && (cd ebpf/programs && cargo fmt)";
     step::run("cargo fmt --check", workspace::cargo().args(["fmt", "--all", "--check"]), CURE)?;
     let mut kernel_side = workspace::cargo();
     kernel_side.current_dir(workspace::root().join("ebpf/programs")).args(["fmt", "--check"]);
     step::run("cargo fmt --check in ebpf-programs", &mut kernel_side, CURE)?;
-    Ok(String::new())
+    Ok(None)
 }
 
-fn clippy() -> Result<String> {
+fn clippy() -> Result<Option<usize>> {
     let mut command = workspace::cargo();
     command.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
     step::run("cargo clippy", &mut command, "Warnings are errors here.")?;
-    Ok(String::new())
+    Ok(None)
 }
 
-fn unit_tests(only: Option<&str>) -> Result<String> {
+fn unit_tests(only: Option<&str>) -> Result<Option<usize>> {
     let mut command = workspace::cargo();
     command.args(["test", "--workspace", "--exclude", SCENARIOS, "--no-fail-fast", "--"]).args(only);
     tests("unit and property tests", &mut command, "One of them alone: cargo test -p <package> <name>")
 }
 
-fn scenarios(only: Option<&str>) -> Result<String> {
+fn scenarios(only: Option<&str>) -> Result<Option<usize>> {
     let mut daemon = workspace::cargo();
     daemon.args(["build", "--package", "ztunnel"]);
     step::run("building the daemon", &mut daemon, "")?;
@@ -82,11 +83,11 @@ fn scenarios(only: Option<&str>) -> Result<String> {
 }
 
 /// Runs tests and yields how many passed.
-fn tests(title: &str, command: &mut Command, cure: &str) -> Result<String> {
+fn tests(title: &str, command: &mut Command, cure: &str) -> Result<Option<usize>> {
     // Where an error came from says less than what it says.
     command.env("RUST_LIB_BACKTRACE", "0").env("RUST_BACKTRACE", "0");
     let log = step::run_with_failures(title, command, cure, failures)?;
-    Ok(format!("{} passed", passed(&log)))
+    Ok(Some(passed(&log)))
 }
 
 fn passed(log: &Path) -> usize {
@@ -112,13 +113,16 @@ fn summarise(lines: &[Line], elapsed: Duration) -> Result<()> {
     println!();
     for Line { title, elapsed, result } in lines {
         let (mark, detail) = match result {
-            Ok(detail) => ('✓', detail.as_str()),
-            Err(_) => ('✗', "failed"),
+            Ok(Some(passed)) => ('✓', format!("{passed} passed")),
+            Ok(None) => ('✓', String::new()),
+            Err(_) => ('✗', "failed".to_owned()),
         };
         println!("  {mark} {title:<28} {:>5.0} s  {detail}", elapsed.as_secs_f64());
     }
     println!("    {:<28} {:>5.0} s", "in all", elapsed.as_secs_f64());
+    let passed: usize = lines.iter().filter_map(|line| line.result.as_ref().ok().copied().flatten()).sum();
     let failed = lines.iter().filter(|line| line.result.is_err()).count();
+    println!("\n{passed} passed, {failed} failed");
     if failed > 0 {
         bail!("{failed} of {} checks failed; their output is above", lines.len());
     }
