@@ -4,8 +4,11 @@
 //! and a built daemon: run it by `cargo xtask test`. What is missing fails loudly.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod cage;
 mod escape;
 mod escapes;
+mod held;
+mod lifecycle;
 mod load;
 mod paths;
 mod probes;

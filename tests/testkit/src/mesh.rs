@@ -99,7 +99,9 @@ impl Mesh {
 
     /// Starts another daemon for the node in a pod of its own, as a rolling update does, and does not wait.
     pub fn launch_beside(&mut self, node: usize) -> Result<Daemon> {
-        let place = self.topology.nodes[node - 1].add_pod("newer-daemon")?.place.clone();
+        let nodes = &mut self.topology.nodes;
+        let name = format!("newer{node}-{}-daemon", nodes[node - 1].pods.len());
+        let place = nodes[node - 1].add_pod(&name)?.place.clone();
         self.launch(node, &place)
     }
 

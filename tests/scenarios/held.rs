@@ -1,0 +1,49 @@
+//! Connections that stay open over what happens to a daemon or a pod.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use testkit::{Place, client::Dial};
+
+/// A client's connection to an echo server.
+pub(crate) struct Held(TcpStream);
+
+impl Held {
+    #[track_caller]
+    pub(crate) fn open(from: &Place, target: SocketAddr) -> Self {
+        Self::connect(from, target).expect("a connection to hold open")
+    }
+
+    fn connect(from: &Place, target: SocketAddr) -> io::Result<Self> {
+        let mut held = from.run(move || Dial::to(target).connect().map(Self))?;
+        held.says(b"first words")?;
+        Ok(held)
+    }
+
+    /// Whether what is said comes back.
+    pub(crate) fn says(&mut self, words: &[u8]) -> io::Result<()> {
+        self.0.write_all(words)?;
+        let mut answer = vec![0; words.len()];
+        self.0.read_exact(&mut answer)?;
+        if answer == words { Ok(()) } else { Err(io::Error::other("the echo is not what was said")) }
+    }
+
+    #[track_caller]
+    pub(crate) fn still_works(&mut self, words: &[u8]) {
+        self.says(words).expect("an open connection goes on");
+    }
+
+    /// Waits for the end that the other side makes, and says which it was; `None` is a graceful one.
+    pub(crate) fn ended(&mut self) -> Option<io::ErrorKind> {
+        match self.0.read(&mut [0; 1]) {
+            Ok(_) => None,
+            Err(error) => Some(error.kind()),
+        }
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.0.local_addr().expect("an open socket has a name")
+    }
+}
