@@ -4,7 +4,7 @@
 //! and a built daemon: run it by `cargo xtask test`. What is missing fails loudly.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod cage;
+mod enrolment;
 mod escape;
 mod escapes;
 mod held;
@@ -14,3 +14,4 @@ mod paths;
 mod probes;
 mod streams;
 mod support;
+mod tamper;

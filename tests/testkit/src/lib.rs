@@ -15,6 +15,7 @@ mod mesh;
 mod names;
 mod namespace;
 pub mod pattern;
+pub mod pinned_map;
 mod place;
 pub mod rate;
 pub mod requirements;

@@ -122,6 +122,13 @@ impl Mesh {
         self.topology.nodes.iter().try_for_each(|node| self.write_pods(node))
     }
 
+    /// Changes a daemon's file as a person would who bypasses the plan; the next change of the plan undoes it.
+    pub fn edit(&self, file: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut value = serde_json::from_str(&fs::read_to_string(file)?)?;
+        change(&mut value);
+        files::write(file, &value)
+    }
+
     /// Adds a pod to a node and to the mesh.
     pub fn add_pod(&mut self, node: usize, name: &str) -> Result<()> {
         self.topology.nodes[node - 1].add_pod(name)?;
@@ -139,6 +146,15 @@ impl Mesh {
     pub fn vanish(&mut self, name: &str) -> Result<Pod> {
         let pod = self.topology.nodes.iter_mut().find_map(|node| node.take_pod(name));
         pod.context("no such pod")
+    }
+
+    /// Takes a pod from its node as a container engine does, before anybody tells the daemon.
+    pub fn lose_pod(&mut self, node: usize, name: &str) -> Result<Pod> {
+        self.topology.nodes[node - 1].take_pod(name).context("no such pod")
+    }
+
+    pub fn pods_file(&self, node: usize) -> PathBuf {
+        self.node_directory(self.node(node)).join("pods.yaml")
     }
 
     pub fn state_file(&self) -> PathBuf {
