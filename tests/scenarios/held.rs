@@ -43,7 +43,9 @@ impl Held {
         }
     }
 
-    pub(crate) fn local(&self) -> SocketAddr {
-        self.0.local_addr().expect("an open socket has a name")
+    /// The client's address and the server's.
+    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let ends = self.0.local_addr().and_then(|local| Ok((local, self.0.peer_addr()?)));
+        ends.expect("an open socket has names")
     }
 }
