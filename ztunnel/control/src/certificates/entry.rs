@@ -49,8 +49,9 @@ impl Entry {
     }
 
     /// `jitter` is any number from 0 to 1.
-    pub(super) fn issued(&mut self, svid: Svid, jitter: f64) {
-        self.due = schedule::renew_at(svid.not_before, svid.not_after, jitter);
+    pub(super) fn issued(&mut self, svid: Svid, now: SystemTime, jitter: f64) {
+        // From now: a certificate is backdated, and of a short one that could be all of the first half.
+        self.due = schedule::renew_at(svid.not_before.max(now), svid.not_after, jitter);
         self.svid = Some(Arc::new(svid));
         self.failure = None;
         self.issuing = false;

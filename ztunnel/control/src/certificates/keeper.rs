@@ -76,7 +76,7 @@ impl Shared {
         };
         if let Some(entry) = self.entries.lock().get(identity) {
             entry.send_modify(|entry| match result {
-                Ok(svid) => entry.issued(svid, jitter),
+                Ok(svid) => entry.issued(svid, now, jitter),
                 Err(error) => entry.failed(error, now, jitter),
             });
         }

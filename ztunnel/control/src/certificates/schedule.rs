@@ -8,9 +8,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
 /// When to start renewing: at half of the lifetime, or up to a tenth of the lifetime earlier by `jitter` (0 to 1).
-pub(super) fn renew_at(not_before: SystemTime, not_after: SystemTime, jitter: f64) -> SystemTime {
-    let lifetime = not_after.duration_since(not_before).unwrap_or_default();
-    not_before + lifetime.mul_f64(0.5 - SPREAD * share(jitter))
+pub(super) fn renew_at(from: SystemTime, not_after: SystemTime, jitter: f64) -> SystemTime {
+    let lifetime = not_after.duration_since(from).unwrap_or_default();
+    from + lifetime.mul_f64(0.5 - SPREAD * share(jitter))
 }
 
 /// How long to wait after the `failures`th failure in a row: doubled each time, between half and all of it by

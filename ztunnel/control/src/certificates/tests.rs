@@ -32,10 +32,14 @@ fn paused_clock() -> Clock {
 }
 
 fn embedded_ca(clock: &Clock) -> (EmbeddedCa, tempfile::TempDir) {
+    embedded_ca_for(LIFETIME, clock)
+}
+
+fn embedded_ca_for(lifetime: Duration, clock: &Clock) -> (EmbeddedCa, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let (key, certificate) = (directory.path().join("key.pem"), directory.path().join("root.pem"));
     let trust_domain = "cluster.local".parse().unwrap();
-    (EmbeddedCa::open(&key, &certificate, trust_domain, LIFETIME, Arc::clone(clock)).unwrap(), directory)
+    (EmbeddedCa::open(&key, &certificate, trust_domain, lifetime, Arc::clone(clock)).unwrap(), directory)
 }
 
 /// The embedded CA, slowed down, counted, and broken at will.
@@ -125,6 +129,18 @@ async fn a_hundred_who_ask_at_once_wait_for_one_issue_and_share_it() {
         serials.insert(asking.await.unwrap().serial.clone());
     }
     assert_eq!((house.asked(), serials.len()), (1, 1));
+}
+
+/// Certificates are backdated by as much as the shortest lives. Counted from there, one would be due when it is issued,
+/// and the daemon would do nothing but issue.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_of_a_minute_is_renewed_twice_a_minute_and_not_all_the_time() {
+    let house = house(|moody| {
+        (moody.ca, moody._files) = embedded_ca_for(Duration::from_secs(60), &paused_clock());
+    });
+    house.certificates.svid(&id("a")).await.unwrap();
+    sleep(Duration::from_secs(600)).await;
+    assert!((20..=26).contains(&house.asked()), "issued {} times", house.asked());
 }
 
 #[tokio::test(start_paused = true)]
