@@ -126,7 +126,8 @@ impl Session {
         }
     }
 
-    /// How many requests were answered here because they were no proper CONNECT or too many at once.
+    /// How many requests were answered here because they were no proper CONNECT, too many at once, or of a peer whose
+    /// certificate has expired.
     pub fn rejected(&self) -> u64 {
         self.rejected
     }
@@ -197,6 +198,11 @@ impl Session {
             respond.send_reset(Reason::REFUSED_STREAM);
             return None;
         };
+        // GOAWAY asks for this; a peer that does not heed it, or never answers the PING that completes it, is told.
+        if Instant::now() >= self.peer.until {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return None;
+        }
         let (head, incoming) = request.into_parts();
         // RFC 8441 is not offered, so nobody may use it.
         if head.extensions.get::<h2::ext::Protocol>().is_some() {

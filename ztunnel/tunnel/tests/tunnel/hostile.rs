@@ -1,10 +1,13 @@
 //! Peers that have a good certificate and no good intentions.
 
+use std::time::Duration;
+
 use rustls::version;
 use ztunnel_tunnel::{Tunnel, TunnelSettings};
 
 use crate::{
-    authority::{Authority, Certificates, id},
+    authority::{Authority, Certificates, for_ten_minutes, id},
+    clock::Clock,
     mesh::{Event, Server},
     raw::{self, END_STREAM, HEADERS, RST_STREAM, Raw},
 };
@@ -13,10 +16,18 @@ use crate::{
 const CONNECT: &[u8] = b"\x02\x07CONNECT\x01\x03a:1";
 
 async fn connection(settings: TunnelSettings) -> (Server, Raw) {
+    connection_of(settings, |_| {}).await
+}
+
+/// Of a client whose certificate is changed like that.
+async fn connection_of(
+    settings: TunnelSettings,
+    change: impl FnOnce(&mut rcgen::CertificateParams),
+) -> (Server, Raw) {
     let authority = Authority::new("mesh");
     let svids = Certificates::new([authority.svid(&id("server"))]);
     let server = Server::new(Tunnel::new(settings, svids)).await;
-    let leaf = authority.leaf(&[&id("client").to_string()], |_| {});
+    let leaf = authority.leaf(&[&id("client").to_string()], change);
     let raw = Raw::connect(server.address, raw::config(&version::TLS13, Some(leaf), &[b"h2"])).await;
     (server, raw)
 }
@@ -75,6 +86,21 @@ async fn headers_beyond_16_kib_are_refused() {
     raw.send(&frame(9, 4, 1, rest)).await;
     let answer = raw.frame_of(1).await;
     assert!(answer.kind == RST_STREAM || answer.flags & END_STREAM != 0, "{answer:?}");
+}
+
+/// A drain is complete only when the peer has answered a PING of its own. One that answers those of the keepalive and
+/// not that one would open streams for ever.
+#[tokio::test(start_paused = true)]
+async fn an_expired_peer_that_ignores_goaway_opens_no_stream() {
+    let clock = Clock::stopped();
+    let patient = TunnelSettings { ping_timeout: Duration::from_secs(3600), ..TunnelSettings::default() };
+    let (mut server, mut raw) = connection_of(patient, for_ten_minutes).await;
+    raw.send(&connect(1)).await;
+    let _before = server.request().await;
+    clock.pass(Duration::from_secs(620)).await;
+    raw.send(&connect(3)).await;
+    let refused = raw.frame_of(3).await;
+    assert_eq!((refused.kind, refused.code()), (RST_STREAM, 7), "REFUSED_STREAM");
 }
 
 /// Streams beyond what was advertised are refused, and the others are not harmed.
