@@ -90,27 +90,31 @@ impl Pool {
     }
 
     /// A stream on a connection for `key`: a shared one, or the one that `establish` makes. A stream that a shared
-    /// connection did not process is tried once more elsewhere.
+    /// connection did not process is tried elsewhere: a peer that drains has said GOAWAY on all of them.
     pub(crate) async fn open(
         self: &Arc<Self>,
         key: &Key,
-        establish: Establish,
+        mut establish: Establish,
         request: Request<()>,
         deadline: Duration,
     ) -> Result<Dialed, DialError> {
-        let opened = match self.attempt(key, None, establish, request.clone(), deadline).await {
-            Err(Failed { again: Some((avoid, establish)), .. }) => {
-                self.attempt(key, Some(avoid), establish, request, deadline).await
+        // Never the same one twice, and a connection of its own is the last: it ends.
+        let mut avoid = Vec::new();
+        loop {
+            match self.attempt(key, &avoid, establish, request.clone(), deadline).await {
+                Err(Failed { again: Some((id, unused)), .. }) => {
+                    avoid.push(id);
+                    establish = unused;
+                }
+                opened => return opened.map_err(|failed| failed.error),
             }
-            opened => opened,
-        };
-        opened.map_err(|failed| failed.error)
+        }
     }
 
     async fn attempt(
         self: &Arc<Self>,
         key: &Key,
-        avoid: Option<u64>,
+        avoid: &[u64],
         establish: Establish,
         request: Request<()>,
         deadline: Duration,
@@ -126,12 +130,12 @@ impl Pool {
         })
     }
 
-    /// A place on a connection for `key` that is not `avoid`. What would have made a new connection is given back if
+    /// A place on a connection for `key` that is none of `avoid`. What would have made a new connection is given back if
     /// there was one to share.
     fn lease(
         self: &Arc<Self>,
         key: &Key,
-        avoid: Option<u64>,
+        avoid: &[u64],
         establish: Establish,
     ) -> Result<(Lease, Option<Establish>), DialError> {
         let mut state = self.state.lock();
@@ -139,7 +143,7 @@ impl Pool {
             return Err(DialError::Draining);
         }
         let known = state.shared.get(key).into_iter().flatten();
-        let shared = known.filter(|entry| Some(entry.id) != avoid).find_map(|entry| self.place_on(entry));
+        let shared = known.filter(|entry| !avoid.contains(&entry.id)).find_map(|entry| self.place_on(entry));
         if let Some(lease) = shared {
             return Ok((lease, Some(establish)));
         }

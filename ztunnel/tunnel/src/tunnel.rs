@@ -51,7 +51,7 @@ impl<S: SvidSource> Tunnel<S> {
     }
 
     /// One CONNECT stream along the permitted route. `connect` makes the TCP connection if there is none to share.
-    /// A stream that an old connection did not take is tried once more on a new one.
+    /// A stream that an old connection did not take is tried on another.
     pub async fn dial(
         &self,
         permit: Permit<TunnelRoute>,

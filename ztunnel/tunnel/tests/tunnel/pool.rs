@@ -138,6 +138,32 @@ async fn after_a_goaway_the_next_dial_has_a_new_connection() {
     assert!(far.receiver.receive().await.unwrap().is_some());
 }
 
+/// A busy pair of nodes has several connections, and a peer that is upgraded drains all of them at once.
+#[tokio::test]
+async fn goaways_on_all_connections_fail_no_dial() {
+    let one = TunnelSettings { streams_per_connection: 1, ..TunnelSettings::default() };
+    let mut mesh = Mesh::with(one, TunnelSettings::default()).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(mesh.stream().await);
+    }
+    mesh.server.drain.notify_waiters();
+    for (near, far) in &mut streams {
+        // A round trip on the old stream: the GOAWAY is there.
+        far.sender.send(Bytes::from_static(b"draining")).await.unwrap();
+        near.stream.receiver.receive().await.unwrap();
+        // Room for one stream, if the connection took any.
+        near.stream.sender.finish().unwrap();
+        assert_eq!(far.receiver.receive().await.unwrap(), None);
+    }
+    let (near, far): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
+    // The dialer's places are free; the listener holds its own, so the connections stand.
+    drop(near);
+    let _new = mesh.stream().await;
+    assert_eq!(mesh.client.connects(), 4);
+    drop(far);
+}
+
 /// A pod was replaced by another with its address: what is pooled is dead, and nobody has noticed.
 #[tokio::test]
 async fn a_dead_connection_is_replaced_within_the_dial() {
