@@ -118,6 +118,11 @@ impl TunnelSender {
         Ok(room.min(wanted))
     }
 
+    /// What `room` has set aside goes to the other streams: there is nothing to send after all.
+    pub fn give_up_room(&mut self) {
+        self.shared.outgoing.lock().stream.reserve_capacity(0);
+    }
+
     /// Sends all of `data`, waiting for the peer's window. What does not fit in it stays with the caller's future.
     pub async fn send(&mut self, mut data: Bytes) -> Result<(), StreamError> {
         if self.finished {
@@ -128,7 +133,7 @@ impl TunnelSender {
             let part = data.split_to(room.min(data.len()));
             self.shared.outgoing.lock().send(part, false)?;
         }
-        self.shared.outgoing.lock().stream.reserve_capacity(0);
+        self.give_up_room();
         Ok(())
     }
 

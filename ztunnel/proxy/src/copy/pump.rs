@@ -8,10 +8,10 @@ use std::{
     task::Poll,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use telemetry::{ByteCounters, End};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncWriteExt, Interest},
     net::tcp::{ReadHalf, WriteHalf},
 };
 use tunnel::{StreamError, TunnelReceiver, TunnelSender};
@@ -68,7 +68,11 @@ pub(super) async fn tcp_to_tunnel(
             broken = aborted(&from, direction.from) => return Err(broken),
         };
         let mut buffer = size.buffer(room);
-        let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
+        let read = read(&from, &mut buffer).await.map_err(|error| direction.read_failed(error))?;
+        let Some(read) = read else {
+            to.give_up_room();
+            continue;
+        };
         if read == 0 {
             to.finish().map_err(stream_failed)?;
             return Ok(async move {
@@ -113,7 +117,8 @@ pub(super) async fn tcp_to_tcp(
         from.readable().await.map_err(|error| direction.read_failed(error))?;
         let room = size.wanted();
         let mut buffer = size.buffer(room);
-        let read = from.read_buf(&mut buffer).await.map_err(|error| direction.read_failed(error))?;
+        let read = read(&from, &mut buffer).await.map_err(|error| direction.read_failed(error))?;
+        let Some(read) = read else { continue };
         if read == 0 {
             to.shutdown().await.map_err(|error| direction.write_failed(error))?;
             return Ok(async move { aborted(&from, direction.from).await });
@@ -132,6 +137,18 @@ pub(super) async fn tcp_to_tcp(
 async fn broken(to: &mut TunnelSender, receiving: &AtomicBool) -> StreamError {
     let mut broken = pin!(to.broken());
     poll_fn(|cx| if receiving.load(Relaxed) { Poll::Pending } else { broken.as_mut().poll(cx) }).await
+}
+
+/// `None`: there was nothing after all, as always after a read that filled its buffer to the last byte. To wait here
+/// would hold the buffer, and watch nothing, for as long as the connection is idle.
+async fn read(from: &ReadHalf<'_>, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+    // Trying takes no part in tokio's fairness by itself.
+    tokio::task::consume_budget().await;
+    match from.try_read_buf(buffer) {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn write(to: &mut WriteHalf<'_>, mut data: Bytes, direction: &Direction<'_>) -> Result<(), Broken> {

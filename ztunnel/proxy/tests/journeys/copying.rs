@@ -152,6 +152,27 @@ async fn an_abort_after_half_close_is_noticed_while_nothing_flows() {
     }
 }
 
+/// A read that fills its buffer to the last byte says that there may be more. If there is not, nothing else than
+/// before may go unnoticed.
+#[tokio::test]
+async fn an_abort_after_half_close_is_noticed_by_one_that_has_just_sent_a_buffer_full() {
+    let _observed = Observed::start();
+    let mesh = Mesh::new().await;
+    for way in WAYS {
+        for client_aborts in [true, false] {
+            let (client, server) = pair(&mesh, way).await;
+            let (mut aborting, mut other) = if client_aborts { (client, server) } else { (server, client) };
+            other.write_all(&[7; 4096]).await.unwrap();
+            aborting.read_exact(&mut [0; 4096]).await.unwrap();
+            aborting.shutdown().await.unwrap();
+            assert_eq!(read_to_end(&mut other).await, b"", "{way:?}");
+            aborting.set_zero_linger().unwrap();
+            drop(aborting);
+            eventually(&format!("{way:?} {client_aborts}"), || other.take_error().unwrap()).await;
+        }
+    }
+}
+
 /// A writer that never blocks means that a proxy piles up what its reader does not read.
 #[tokio::test]
 async fn a_writer_waits_for_a_reader_that_does_not_read() {
