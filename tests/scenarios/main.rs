@@ -15,5 +15,6 @@ mod paths;
 mod probes;
 mod state;
 mod streams;
+mod strict;
 mod support;
 mod tamper;
