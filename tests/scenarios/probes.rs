@@ -1,6 +1,6 @@
 //! The kubelet looks at pods from the node itself, and must see the pod and not the mesh. Nobody else gets that pass.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use testkit::{
     Mesh, MeshPlan, Place,
@@ -10,6 +10,8 @@ use testkit::{
 };
 
 use crate::support::{FAMILIES, last_logged, logged};
+
+const HBONE: u16 = 15008;
 
 fn echo(from: &Place, target: SocketAddr) -> std::io::Result<Vec<u8>> {
     from.run(move || Dial::to(target).exchange(b"are you well?"))
@@ -72,14 +74,66 @@ fn others_on_the_node_go_through_the_daemon() {
 /// Catches: the kubelet's pass opening the tunnel's port, where an application could pose as a proxy.
 #[test]
 fn the_kubelet_has_no_pass_to_the_tunnels_port() {
-    let mesh = Mesh::start(&["pod"]).unwrap();
-    let imposter = Server::start(mesh.pod("pod"), 15008, Behaviour::Echo);
+    let mut mesh =
+        MeshPlan::new(&["pod"]).pod("pod", |pod| pod.exclude_inbound_ports = vec![HBONE]).build().unwrap();
+    // There first, so that the daemon's listener is at another port.
+    let imposter = Server::start(mesh.pod("pod"), HBONE, Behaviour::Echo).unwrap();
+    mesh.start_daemon(1).unwrap();
     for family in FAMILIES {
-        echo(&mesh.node(1).kubelet, mesh.address("pod", family, 15008))
-            .expect_err("something echoed on 15008");
+        for from in [&mesh.node(1).kubelet, &mesh.node(1).host, &mesh.topology().outside] {
+            echo(from, mesh.address("pod", family, HBONE))
+                .expect_err("something echoed on the tunnel's port");
+        }
     }
-    if let Ok(imposter) = imposter {
-        assert_eq!(imposter.accepted(), 0);
-    }
+    assert_eq!(imposter.accepted(), 0);
+    assert_eq!(mesh.daemon(1).verdict("hbone_assigned").unwrap(), 6);
     assert_eq!(mesh.daemon(1).verdict("probe_passed").unwrap(), 0);
+}
+
+/// Catches: pods that the kubelet kills because their daemon is being replaced; a pass that others get then.
+#[test]
+fn a_probe_passes_while_no_daemon_is_there() {
+    let mut mesh = Mesh::start(&["pod"]).unwrap();
+    let server = Server::start(mesh.pod("pod"), 8080, Behaviour::Echo).unwrap();
+    mesh.take_daemon(1).unwrap().kill().unwrap();
+    for family in FAMILIES {
+        let target = mesh.address("pod", family, 8080);
+        assert_eq!(echo(&mesh.node(1).kubelet, target).unwrap(), b"are you well?");
+        for from in [&mesh.node(1).host, &mesh.topology().outside] {
+            let refused = from.run(move || Dial::to(target).patience(Duration::from_secs(1)).connect());
+            refused.expect_err("a pod that fails closed was open");
+        }
+    }
+    assert_eq!(server.accepted(), 2);
+}
+
+/// Catches: a port that its owner keeps out of the mesh, and that the mesh takes, hides the client from, or loses; a
+/// port kept out one way that is out the other way too.
+#[test]
+fn an_excluded_port_is_none_of_the_meshs_business() {
+    const OUT: u16 = 7070;
+    const IN: u16 = 7071;
+    let mesh = MeshPlan::new(&["client server"])
+        .pod("client", |pod| pod.exclude_outbound_ports = vec![OUT])
+        .pod("server", |pod| pod.exclude_inbound_ports = vec![IN])
+        .start()
+        .unwrap();
+    let (client, daemon) = (mesh.pod("client"), mesh.daemon(1));
+    let [_out, inbound] =
+        [OUT, IN].map(|port| Server::start(mesh.pod("server"), port, Behaviour::Echo).unwrap());
+    for family in FAMILIES {
+        let [out, into] = [OUT, IN].map(|port| mesh.address("server", family, port));
+        assert_eq!(echo(client, out).unwrap(), b"are you well?");
+        assert_eq!(last_logged(daemon, "inbound", out)["path"], "plaintext");
+        assert!(logged(daemon, "outbound", out).is_empty(), "the client's daemon took it");
+
+        assert_eq!(echo(&mesh.topology().outside, into).unwrap(), b"are you well?");
+        assert_eq!(inbound.clients().pop().unwrap().ip(), mesh.topology().outside_ips()[family]);
+        assert!(logged(daemon, "inbound", into).is_empty(), "the server's daemon took it");
+
+        assert_eq!(echo(client, into).unwrap(), b"are you well?");
+        assert_eq!(last_logged(daemon, "inbound", into)["path"], "hbone");
+    }
+    assert_eq!(daemon.verdict("excluded_passed").unwrap(), 2);
+    assert_eq!(daemon.verdict("inbound_excluded_passed").unwrap(), 2);
 }
