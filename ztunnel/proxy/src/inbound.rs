@@ -145,9 +145,11 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         };
         ledger.establish();
         let counters = ledger.counters();
+        // What was revoked while it was being connected carries no byte.
         tokio::select! {
-            outcome = through_tunnel(leg, stream, End::Destination, &counters) => outcome,
+            biased;
             refusal = place.revoked() => Outcome::Refused(refusal),
+            outcome = through_tunnel(leg, stream, End::Destination, &counters) => outcome,
         }
     }
 

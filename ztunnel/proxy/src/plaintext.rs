@@ -44,9 +44,11 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         };
         ledger.establish();
         let counters = ledger.counters();
+        // What was revoked while it was being connected carries no byte.
         tokio::select! {
-            outcome = between_sockets(client_leg, application, &counters) => outcome,
+            biased;
             refusal = place.revoked() => Outcome::Refused(refusal),
+            outcome = between_sockets(client_leg, application, &counters) => outcome,
         }
     }
 

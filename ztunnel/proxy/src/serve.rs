@@ -88,9 +88,10 @@ impl<S: SvidSource> Proxy<S> {
             )
         };
         cut.run_until_cancelled(service).await;
-        pod.proxy.tunnel.retire(&pod.local.uid);
         pod.tasks.close();
         pod.tasks.wait().await;
+        // Last, as a journey that was just dialing has left a connection behind, and with it a socket in the pod.
+        pod.proxy.tunnel.retire(&pod.local.uid);
     }
 }
 
