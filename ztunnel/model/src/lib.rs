@@ -8,7 +8,10 @@
 
 pub mod address;
 pub mod authorize;
+mod balance;
 pub mod identity;
+pub mod names;
+pub mod outlier;
 pub mod policy;
 pub mod refusal;
 pub mod resolve;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::{NetworkAddress, WorkloadUid, identity::TrustDomain, policy::PolicyKey, service::ServiceKey};
+use crate::{WorkloadUid, identity::TrustDomain, policy::PolicyKey, service::ServiceKey};
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
@@ -22,8 +22,12 @@ pub enum Refusal {
     NoHealthyEndpoint(ServiceKey),
     #[error("waypoint {0} is not in the mesh state")]
     UnknownWaypoint(String),
-    #[error("{0} is in a network that is not reached from here")]
-    OtherNetwork(NetworkAddress),
+    #[error("service {0} has healthy endpoints, but none in the scope that its routing preference demands")]
+    NoEndpointInScope(ServiceKey),
+    #[error("host name `{0}` has no address that may be connected to")]
+    UnusableHostName(String),
+    #[error("{0} is in another network, and east-west gateways are not supported yet")]
+    OtherNetwork(String),
     #[error("policy {0} denies it")]
     DeniedByPolicy(PolicyKey),
     #[error("policies are in force and none allows it")]
@@ -58,7 +62,9 @@ impl Refusal {
             Self::NoSuchServicePort { .. } => "no_such_service_port",
             Self::NoHealthyEndpoint(_) => "no_healthy_endpoint",
             Self::UnknownWaypoint(_) => "unknown_waypoint",
-            Self::OtherNetwork(_) => "other_network",
+            Self::NoEndpointInScope(_) => "no_endpoint_in_scope",
+            Self::UnusableHostName(_) => "unusable_host_name",
+            Self::OtherNetwork(_) => "other_network_unsupported",
             Self::DeniedByPolicy(_) => "denied_by_policy",
             Self::NotAllowed => "not_allowed",
             Self::UnknownPolicy(_) => "unknown_policy",
@@ -81,6 +87,8 @@ impl Refusal {
             | Self::NoSuchServicePort { .. }
             | Self::NoHealthyEndpoint(_)
             | Self::UnknownWaypoint(_)
+            | Self::NoEndpointInScope(_)
+            | Self::UnusableHostName(_)
             | Self::OtherNetwork(_) => RefusalKind::Unavailable,
         }
     }

@@ -3,20 +3,30 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use crate::{
     NetworkAddress, OriginalDst, Refusal, Snapshot, SpiffeId, Workload, WorkloadUid,
-    address::{HBONE_PORT, RESERVED_PORTS},
-    service::Service,
-    workload::{NetworkMode, Protocol, Waypoint, WaypointDestination},
+    address::HBONE_PORT,
+    balance::Address,
+    outlier::{Outliers, ServicePort},
+    service::{Mode, Service},
+    snapshot::KnownService,
+    workload::{NetworkMode, Protocol},
 };
 
 mod endpoint;
+mod inbound;
+mod named;
 #[cfg(test)]
 mod tests;
+mod waypoint;
 
-use endpoint::{endpoint_port, pick_endpoint};
+use endpoint::choose_endpoint;
+pub use inbound::resolve_authority;
+pub use named::NamedRoute;
+use waypoint::{Gateway, passed_waypoint};
 
 /// The way out of a pod.
 #[derive(Clone, Debug)]
@@ -59,86 +69,126 @@ pub struct ApplicationRoute {
     pub source: Option<IpAddr>,
 }
 
-/// Where `source`'s connection to `destination` goes. `dice` picks among endpoints: any number, as random as
-/// the caller wants the choice to be.
+/// What a choice among endpoints follows besides the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice<'a> {
+    /// Any number, as random as the choice shall be.
+    pub dice: u64,
+    /// Endpoints that have failed this very connection: not to be chosen again.
+    pub tried: &'a [WorkloadUid],
+    /// Endpoints that have failed others, as of a moment: chosen if there is nobody else.
+    pub outliers: Option<(&'a Outliers, Instant)>,
+}
+
+impl Choice<'_> {
+    pub fn of(dice: u64) -> Self {
+        Self { dice, ..Self::default() }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub way: Way,
+    /// Who was chosen, where there was a choice.
+    pub pick: Option<Pick>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Way {
+    Route(Route),
+    /// The destination's host name must be looked up first.
+    ByName(NamedRoute),
+}
+
+/// The endpoint that was chosen among those of a service, or of its waypoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pick {
+    pub service: ServicePort,
+    pub endpoint: WorkloadUid,
+    /// Whether another could be chosen if this one fails.
+    pub alternatives: bool,
+}
+
+/// Where `source`'s connection to `destination` goes. A service's own address goes before a workload's, and a
+/// workload's before a block of addresses that a service has.
 pub fn resolve(
     snapshot: &Snapshot,
     source: &Workload,
     destination: OriginalDst,
-    dice: u64,
-) -> Result<Route, Refusal> {
+    choice: &Choice<'_>,
+) -> Result<Resolved, Refusal> {
     let target = canonical(destination.0);
     let address = NetworkAddress { network: source.network.clone(), ip: target.ip() };
-    if let Some(service) = snapshot.service_at(&address) {
-        return to_service(snapshot, source, service, target, dice);
+    let exact = snapshot.known_service_at(&address, &source.namespace);
+    let workload = snapshot.workload_at(&address);
+    let around = || snapshot.known_service_around(&address, &source.namespace);
+    let service = if exact.is_none() && workload.is_none() { around() } else { exact };
+    let resolver = Resolver { snapshot, source, choice };
+    match service {
+        Some(service) => resolver.to_service(service, workload, target),
+        None => resolver.to_address(workload, target, None),
     }
-    let Some(workload) = snapshot.workload_at(&address) else {
-        let source_uid = source.uid.clone();
-        return Ok(Route::Passthrough(PassthroughRoute {
-            source_uid,
-            target,
-            destination: None,
-            service: None,
-        }));
-    };
-    if let Some(waypoint) = passed_waypoint(snapshot, source, workload.waypoint.as_ref()) {
-        let gateway = Gateway::of_waypoint(snapshot, source, waypoint, target, dice)?;
-        return Ok(gateway.route(source, target, Arc::clone(workload), None));
-    }
-    Ok(to_workload(source, Arc::clone(workload), target, None))
 }
 
-/// The application address that a CONNECT's authority names: an address of this very workload, or the port of a
-/// service that this workload is an endpoint of. `arrived_at` is the address the tunnel itself was sent to.
-pub fn resolve_authority(
-    snapshot: &Snapshot,
-    workload: &Workload,
-    arrived_at: IpAddr,
-    authority: &str,
-) -> Result<SocketAddr, Refusal> {
-    let arrived_at = arrived_at.to_canonical();
-    let target = match authority.parse::<SocketAddr>() {
-        Ok(target) => target,
-        Err(_) => service_target(snapshot, workload, arrived_at, authority)?,
-    };
-    if target.ip() != arrived_at || !workload.has_ip(target.ip()) {
-        return Err(Refusal::WrongDestination(target));
-    }
-    if target.port() == 0 || RESERVED_PORTS.contains(&target.port()) {
-        return Err(Refusal::ReservedPort(target.port()));
-    }
-    Ok(target)
+/// One question of the state.
+struct Resolver<'a> {
+    snapshot: &'a Snapshot,
+    source: &'a Workload,
+    choice: &'a Choice<'a>,
 }
 
-fn service_target(
-    snapshot: &Snapshot,
-    workload: &Workload,
-    arrived_at: IpAddr,
-    authority: &str,
-) -> Result<SocketAddr, Refusal> {
-    let malformed = || Refusal::BadAuthority(authority.to_owned());
-    let (host, port) = authority.rsplit_once(':').ok_or_else(malformed)?;
-    let port: u16 = port.parse().map_err(|_| malformed())?;
-    let unknown = || Refusal::UnknownDestination(authority.to_owned());
-    let service = snapshot.service_named(host).ok_or_else(unknown)?;
-    let target_port = endpoint_port(service, workload, port).ok_or_else(unknown)?;
-    Ok(SocketAddr::new(arrived_at, target_port))
-}
-
-fn to_service(
-    snapshot: &Snapshot,
-    source: &Workload,
-    service: &Arc<Service>,
-    target: SocketAddr,
-    dice: u64,
-) -> Result<Route, Refusal> {
-    if let Some(waypoint) = passed_waypoint(snapshot, source, service.waypoint.as_ref()) {
-        let gateway = Gateway::of_waypoint(snapshot, source, waypoint, target, dice)?;
-        let proxy = Arc::clone(&gateway.proxy);
-        return Ok(gateway.route(source, target, proxy, Some(Arc::clone(service))));
+impl Resolver<'_> {
+    /// `workload` has the address too.
+    fn to_service(
+        &self,
+        known: &KnownService,
+        workload: Option<&Arc<Workload>>,
+        target: SocketAddr,
+    ) -> Result<Resolved, Refusal> {
+        let service = &known.service;
+        if let Some(waypoint) = passed_waypoint(self.snapshot, self.source, service.waypoint.as_ref()) {
+            let gateway = Gateway::of_waypoint(self, waypoint, target)?;
+            let proxy = Arc::clone(&gateway.proxy);
+            return Ok(gateway.resolved(self.source, target, proxy, Some(Arc::clone(service))));
+        }
+        if service.load_balancer.as_ref().is_some_and(|balancer| balancer.mode == Mode::Passthrough) {
+            return self.to_address(workload, target, Some(service));
+        }
+        self.to_endpoint(known, target)
     }
-    let (endpoint, target) = pick_endpoint(snapshot, source, service, target, dice)?;
-    Ok(to_workload(source, endpoint, target, Some(Arc::clone(service))))
+
+    fn to_endpoint(&self, known: &KnownService, target: SocketAddr) -> Result<Resolved, Refusal> {
+        let port = target.port();
+        if !known.service.ports.contains_key(&port) {
+            return Err(Refusal::NoSuchServicePort { service: known.key.clone(), port });
+        }
+        let (endpoint, address, pick) = choose_endpoint(self, known, target)?;
+        let service = Some(Arc::clone(&known.service));
+        let way = match address {
+            Address::Known(target) => Way::Route(to_workload(self.source, endpoint, target, service)),
+            Address::ByName { port } => {
+                Way::ByName(NamedRoute { endpoint, port, service, asked: target.ip() })
+            }
+        };
+        Ok(Resolved { way, pick: Some(pick) })
+    }
+
+    /// To whoever has the address that was asked for, by itself or as one of a service that chooses nobody.
+    fn to_address(
+        &self,
+        workload: Option<&Arc<Workload>>,
+        target: SocketAddr,
+        service: Option<&Arc<Service>>,
+    ) -> Result<Resolved, Refusal> {
+        let Some(workload) = workload else {
+            return Ok(passthrough(self.source, target, None, service.cloned()).into());
+        };
+        if let Some(waypoint) = passed_waypoint(self.snapshot, self.source, workload.waypoint.as_ref()) {
+            let gateway = Gateway::of_waypoint(self, waypoint, target)?;
+            return Ok(gateway.resolved(self.source, target, Arc::clone(workload), service.cloned()));
+        }
+        Ok(to_workload(self.source, Arc::clone(workload), target, service.cloned()).into())
+    }
 }
 
 fn to_workload(
@@ -151,97 +201,19 @@ fn to_workload(
         destination.protocol == Protocol::Hbone && destination.network_mode == NetworkMode::Standard;
     // A pod that reaches itself through its service never leaves itself: there is nothing to encrypt.
     if !speaks_hbone || destination.uid == source.uid {
-        let source_uid = source.uid.clone();
-        return Route::Passthrough(PassthroughRoute {
-            source_uid,
-            target,
-            destination: Some(destination),
-            service,
-        });
+        return passthrough(source, target, Some(destination), service);
     }
-    let gateway = Gateway {
-        address: SocketAddr::new(target.ip(), HBONE_PORT),
-        expected: identities(&destination, service.as_deref()),
-        proxy: Arc::clone(&destination),
-    };
+    let gateway = Gateway::of_workload(&destination, service.as_deref(), target.ip());
     gateway.route(source, target, destination, service)
 }
 
-/// The far end of a tunnel: where TLS is spoken, and by whom.
-struct Gateway {
-    address: SocketAddr,
-    expected: Vec<SpiffeId>,
-    proxy: Arc<Workload>,
-}
-
-impl Gateway {
-    /// One of the proxies behind `waypoint`. `like` says which address family the connection is of.
-    fn of_waypoint(
-        snapshot: &Snapshot,
-        source: &Workload,
-        waypoint: &Waypoint,
-        like: SocketAddr,
-        dice: u64,
-    ) -> Result<Self, Refusal> {
-        let unknown = || Refusal::UnknownWaypoint(waypoint.destination.to_string());
-        if let Some(service) = waypoint_service(snapshot, waypoint) {
-            let hbone = SocketAddr::new(like.ip(), waypoint.hbone_mtls_port);
-            let (proxy, address) = pick_endpoint(snapshot, source, service, hbone, dice)?;
-            return Ok(Self { address, expected: identities(&proxy, Some(service)), proxy });
-        }
-        let WaypointDestination::Address(address) = &waypoint.destination else { return Err(unknown()) };
-        let proxy = snapshot.workload_at(address).ok_or_else(unknown)?;
-        if address.network != source.network {
-            return Err(Refusal::OtherNetwork(address.clone()));
-        }
-        Ok(Self {
-            address: SocketAddr::new(address.ip, waypoint.hbone_mtls_port),
-            expected: identities(proxy, None),
-            proxy: Arc::clone(proxy),
-        })
-    }
-
-    fn route(
-        self,
-        source: &Workload,
-        authority: SocketAddr,
-        destination: Arc<Workload>,
-        service: Option<Arc<Service>>,
-    ) -> Route {
-        Route::Tunnel(TunnelRoute {
-            source_uid: source.uid.clone(),
-            source: source.identity.clone(),
-            expected: self.expected,
-            gateway: self.address,
-            authority,
-            destination,
-            service,
-        })
-    }
-}
-
-/// The waypoint that `source`'s traffic must pass, unless `source` is that waypoint itself.
-fn passed_waypoint<'a>(
-    snapshot: &Snapshot,
+fn passthrough(
     source: &Workload,
-    waypoint: Option<&'a Waypoint>,
-) -> Option<&'a Waypoint> {
-    let waypoint = waypoint?;
-    let is_source = match (waypoint_service(snapshot, waypoint), &waypoint.destination) {
-        (Some(service), _) => source.services.contains_key(&service.key()),
-        (None, WaypointDestination::Address(address)) => {
-            address.network == source.network && source.has_ip(address.ip)
-        }
-        (None, WaypointDestination::Hostname(_)) => false,
-    };
-    (!is_source).then_some(waypoint)
-}
-
-fn waypoint_service<'a>(snapshot: &'a Snapshot, waypoint: &Waypoint) -> Option<&'a Arc<Service>> {
-    match &waypoint.destination {
-        WaypointDestination::Address(address) => snapshot.service_at(address),
-        WaypointDestination::Hostname(key) => snapshot.service(key),
-    }
+    target: SocketAddr,
+    destination: Option<Arc<Workload>>,
+    service: Option<Arc<Service>>,
+) -> Route {
+    Route::Passthrough(PassthroughRoute { source_uid: source.uid.clone(), target, destination, service })
 }
 
 /// Who may answer for `workload`: itself, and what the service vouches for.
@@ -253,4 +225,10 @@ fn identities(workload: &Workload, service: Option<&Service>) -> Vec<SpiffeId> {
 /// An IPv4 address in IPv6 clothes is the IPv4 address: state and policies know only that.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl From<Route> for Resolved {
+    fn from(route: Route) -> Self {
+        Self { way: Way::Route(route), pick: None }
+    }
 }

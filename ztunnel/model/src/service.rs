@@ -1,13 +1,20 @@
-//! Services: names and virtual addresses behind which workloads stand.
+//! Services: names and virtual addresses behind which workloads stand. Field names in text are those of Istio's local
+//! configuration.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    NetworkAddress, SpiffeId,
+    SpiffeId,
     workload::{PortMap, Waypoint},
 };
+
+mod load_balancer;
+mod vip;
+
+pub use load_balancer::{HealthPolicy, LoadBalancer, Mode, Scope};
+pub use vip::{NotAVip, Vip};
 
 /// `namespace/hostname`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,14 +29,39 @@ pub struct Service {
     pub name: String,
     pub namespace: String,
     pub hostname: String,
-    pub vips: Vec<NetworkAddress>,
-    /// Service port to the target port of endpoints that say nothing else.
+    pub vips: Vec<Vip>,
+    /// Service port to the target port of endpoints that say nothing else; 0 where only endpoints know it.
     pub ports: PortMap,
     /// Identities its endpoints may prove besides their own.
     pub subject_alt_names: Vec<SpiffeId>,
     /// Traffic to it must pass this proxy first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waypoint: Option<Waypoint>,
+    /// How endpoints are preferred; without it all healthy ones alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
+    /// The families of its endpoints' addresses that may be used; without it both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_families: Option<IpFamilies>,
+    pub visibility: Visibility,
+    /// Of several services of one name or address, the one that clients of other namespaces get.
+    pub canonical: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpFamilies {
+    Dual,
+    IPv4,
+    IPv6,
+}
+
+/// To whom a service exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Visibility {
+    #[default]
+    Public,
+    /// To workloads of its own namespace.
+    Namespace,
 }
 
 impl Service {
@@ -43,6 +75,19 @@ impl Service {
             ports: PortMap::new(),
             subject_alt_names: Vec::new(),
             waypoint: None,
+            load_balancer: None,
+            ip_families: None,
+            visibility: Visibility::default(),
+            canonical: false,
+        }
+    }
+
+    /// Whether endpoints may be reached at this address.
+    pub fn admits(&self, ip: IpAddr) -> bool {
+        match self.ip_families {
+            None | Some(IpFamilies::Dual) => true,
+            Some(IpFamilies::IPv4) => ip.is_ipv4(),
+            Some(IpFamilies::IPv6) => ip.is_ipv6(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The mesh as known at one moment. Readers hold an immutable snapshot; a change makes a new one that
 //! shares all it did not touch, so it costs the change, not the mesh.
 
-use std::{borrow::Borrow, hash::Hash, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use imbl::{HashMap, OrdMap};
@@ -14,18 +14,22 @@ use crate::{
     workload::NetworkMode,
 };
 
+mod claims;
+mod services;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use services::KnownService;
+use services::Services;
 
 /// Cloning is cheap: the maps are persistent and share their nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     workloads: OrdMap<WorkloadUid, Arc<Workload>>,
-    by_address: HashMap<NetworkAddress, Claims<WorkloadUid>>,
-    services: OrdMap<ServiceKey, Arc<Service>>,
-    by_vip: HashMap<NetworkAddress, Claims<ServiceKey>>,
-    by_hostname: HashMap<Arc<str>, Claims<ServiceKey>>,
-    endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
+    /// Those that have an address, in order; the first holds it. Two can only while a change is under way, such as a
+    /// pod's address going to its successor; the rule must not depend on who came first.
+    by_address: HashMap<NetworkAddress, SmallVec<[WorkloadUid; 1]>>,
+    services: Services,
     policies: OrdMap<PolicyKey, Arc<Compiled>>,
     global_policies: PolicySet,
     namespace_policies: HashMap<Arc<str>, PolicySet>,
@@ -37,48 +41,33 @@ impl Snapshot {
         self.remove_workload(&workload.uid);
         let workload = Arc::new(workload);
         for address in owned_addresses(&workload) {
-            claim(&mut self.by_address, address, workload.uid.clone());
+            let claims = self.by_address.entry(address).or_default();
+            if let Err(place) = claims.binary_search(&workload.uid) {
+                claims.insert(place, workload.uid.clone());
+            }
         }
-        for service in workload.services.keys() {
-            self.endpoints
-                .entry(service.clone())
-                .or_default()
-                .insert(workload.uid.clone(), Arc::clone(&workload));
-        }
+        self.services.insert_endpoint(&workload);
         self.workloads.insert(workload.uid.clone(), workload);
     }
 
     pub fn remove_workload(&mut self, uid: &WorkloadUid) {
         let Some(old) = self.workloads.remove(uid) else { return };
         for address in owned_addresses(&old) {
-            release(&mut self.by_address, &address, uid);
-        }
-        for service in old.services.keys() {
-            if let Some(endpoints) = self.endpoints.get_mut(service) {
-                endpoints.remove(uid);
-                if endpoints.is_empty() {
-                    self.endpoints.remove(service);
-                }
+            let Some(claims) = self.by_address.get_mut(&address) else { continue };
+            claims.retain(|claimant| claimant != uid);
+            if claims.is_empty() {
+                self.by_address.remove(&address);
             }
         }
+        self.services.remove_endpoint(&old);
     }
 
     pub fn insert_service(&mut self, service: Service) {
-        let key = service.key();
-        self.remove_service(&key);
-        for vip in &service.vips {
-            claim(&mut self.by_vip, vip.clone(), key.clone());
-        }
-        claim(&mut self.by_hostname, Arc::clone(&key.hostname), key.clone());
-        self.services.insert(key, Arc::new(service));
+        self.services.insert(service);
     }
 
     pub fn remove_service(&mut self, key: &ServiceKey) {
-        let Some(old) = self.services.remove(key) else { return };
-        for vip in &old.vips {
-            release(&mut self.by_vip, vip, key);
-        }
-        release(&mut self.by_hostname, &key.hostname, key);
+        self.services.remove(key);
     }
 
     pub fn insert_policy(&mut self, policy: Policy) {
@@ -116,23 +105,47 @@ impl Snapshot {
     }
 
     pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        holder(&self.by_address, address).and_then(|uid| self.workloads.get(uid))
+        self.by_address.get(address)?.first().and_then(|uid| self.workloads.get(uid))
     }
 
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key).map(|known| &known.service)
+    }
+
+    /// What this very address means to a client of `namespace`; see [`Snapshot::service_named`].
+    pub fn service_at(&self, address: &NetworkAddress, namespace: &str) -> Option<&Arc<Service>> {
+        self.known_service_at(address, namespace).map(|known| &known.service)
+    }
+
+    /// Of several services of one host name, a client of `namespace` gets its own namespace's first, then a canonical
+    /// one, then the first by name; never one that only another namespace may see.
+    pub fn service_named(&self, hostname: &str, namespace: &str) -> Option<&Arc<Service>> {
+        self.services.named(hostname, namespace).map(|known| &known.service)
+    }
+
+    pub(crate) fn known_service(&self, key: &ServiceKey) -> Option<&KnownService> {
         self.services.get(key)
     }
 
-    pub fn service_at(&self, vip: &NetworkAddress) -> Option<&Arc<Service>> {
-        holder(&self.by_vip, vip).and_then(|key| self.services.get(key))
+    pub(crate) fn known_service_at(
+        &self,
+        address: &NetworkAddress,
+        namespace: &str,
+    ) -> Option<&KnownService> {
+        self.services.at(address, namespace)
     }
 
-    pub fn service_named(&self, hostname: &str) -> Option<&Arc<Service>> {
-        holder(&self.by_hostname, hostname).and_then(|key| self.services.get(key))
+    /// The service with the narrowest block of addresses around this one.
+    pub(crate) fn known_service_around(
+        &self,
+        address: &NetworkAddress,
+        namespace: &str,
+    ) -> Option<&KnownService> {
+        self.services.around(address, namespace)
     }
 
     pub fn endpoints(&self, service: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
-        self.endpoints.get(service).into_iter().flat_map(OrdMap::values)
+        self.services.endpoints(service)
     }
 
     pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Policy>> {
@@ -153,38 +166,12 @@ impl Snapshot {
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.iter()
     }
 
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.values().map(|compiled| &compiled.policy)
     }
-}
-
-/// Those that lay claim to one address or name, in order; the first holds it. Two can only while a change is under
-/// way, such as a pod's address going to its successor; the rule must not depend on who came first.
-type Claims<K> = SmallVec<[K; 1]>;
-
-fn claim<A: Hash + Eq + Clone, K: Ord + Clone>(index: &mut HashMap<A, Claims<K>>, address: A, key: K) {
-    let claims = index.entry(address).or_default();
-    if let Err(place) = claims.binary_search(&key) {
-        claims.insert(place, key);
-    }
-}
-
-fn release<A: Hash + Eq + Clone, K: Ord + Clone>(index: &mut HashMap<A, Claims<K>>, address: &A, key: &K) {
-    let Some(claims) = index.get_mut(address) else { return };
-    claims.retain(|claimant| claimant != key);
-    if claims.is_empty() {
-        index.remove(address);
-    }
-}
-
-fn holder<'a, A: Hash + Eq + Borrow<B>, B: Hash + Eq + ?Sized, K: Clone>(
-    index: &'a HashMap<A, Claims<K>>,
-    address: &B,
-) -> Option<&'a K> {
-    index.get(address)?.first()
 }
 
 /// Pods of the host network share their node's address: it belongs to none of them.

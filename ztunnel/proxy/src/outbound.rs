@@ -9,7 +9,7 @@ use model::{
     ClientAddr, OriginalDst, PassthroughRoute, Permit, Role, SpiffeId, SvidSource, TunnelRoute, Workload,
     authorize::{OutboundPermit, authorize_outbound},
     refusal::Refusal,
-    resolve::{Route, resolve},
+    resolve::{Choice, Route, Way, resolve},
 };
 use telemetry::{End, Ledger, Outcome, Path};
 use tokio::time::timeout;
@@ -75,7 +75,10 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger.set_source(source);
         refuse_loop(source, client, destination)?;
 
-        let route = resolve(&snapshot, source, destination, rand::random())?;
+        let route = match resolve(&snapshot, source, destination, &Choice::of(rand::random()))?.way {
+            Way::Route(route) => route,
+            Way::ByName(named) => return Err(Refusal::UnusableHostName(named.hostname().to_owned()).into()),
+        };
         record_route(ledger, &route);
         match authorize_outbound(route)? {
             OutboundPermit::Tunnel(permit) => self.dial(permit, source, client, ledger).await,

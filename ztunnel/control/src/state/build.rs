@@ -35,9 +35,8 @@ pub(super) fn build(path: &Path, text: MeshText, trust_domain: &TrustDomain) -> 
     for Spanned { value, referenced, .. } in text.workloads {
         mesh.add_workload(value, trust_domain, &mut owners, Place { path, location: referenced })?;
     }
-    let mut owners = Owners::default();
     for Spanned { value, referenced, .. } in text.services {
-        mesh.add_service(value, &mut owners, Place { path, location: referenced })?;
+        mesh.add_service(value, Place { path, location: referenced })?;
     }
     for Spanned { value, referenced, .. } in text.policies {
         mesh.add_policy(value, Place { path, location: referenced })?;
@@ -70,14 +69,9 @@ impl Mesh {
         insert(&mut self.workloads, workload.uid.clone(), workload, &subject, place)
     }
 
-    fn add_service(
-        &mut self,
-        text: ServiceText,
-        owners: &mut Owners<NetworkAddress>,
-        place: Place<'_>,
-    ) -> Result<(), FileError> {
+    /// Several may have one address: which of them a client means is the model's to say.
+    fn add_service(&mut self, text: ServiceText, place: Place<'_>) -> Result<(), FileError> {
         let subject = format!("service `{}/{}`", text.namespace, text.hostname);
-        self.warn_if(text.load_balancer.is_some(), &subject, "loadBalancer");
         let endpoints = text.endpoints;
         let service = Service {
             name: text.name,
@@ -87,12 +81,15 @@ impl Mesh {
             ports: text.ports,
             subject_alt_names: text.subject_alt_names,
             waypoint: text.waypoint,
+            load_balancer: text.load_balancer,
+            ip_families: text.ip_families,
+            visibility: text.visibility,
+            canonical: text.canonical,
         };
         if service.namespace.is_empty() || service.hostname.is_empty() {
             return Err(place.error(format!("{subject}: namespace and hostname must not be empty")));
         }
-        ports_are_possible([&service.ports], &subject, place)?;
-        service.vips.iter().try_for_each(|vip| owners.take(vip.clone(), &subject, place))?;
+        service_ports_are_possible(&service.ports, &subject, place)?;
         for endpoint in endpoints.into_values() {
             self.add_endpoint(endpoint, &service.key(), &subject, place)?;
         }
@@ -200,6 +197,14 @@ fn ports_are_possible<'a>(
     } else {
         Ok(())
     }
+}
+
+/// A target of 0 means that each endpoint says its own.
+fn service_ports_are_possible(ports: &PortMap, subject: &str, place: Place<'_>) -> Result<(), FileError> {
+    if ports.contains_key(&0) {
+        return Err(place.error(format!("{subject}: expected service ports from 1 to 65535, found 0")));
+    }
+    Ok(())
 }
 
 fn insert<K: Ord, V>(

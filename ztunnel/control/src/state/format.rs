@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    Network, NetworkAddress, SpiffeId, TrustDomain, WorkloadUid,
+    Network, SpiffeId, TrustDomain, WorkloadUid,
     policy::{Policy, PolicyKey},
-    service::ServiceKey,
+    service::{IpFamilies, LoadBalancer, ServiceKey, Vip, Visibility},
     workload::{Health, Locality, NetworkMode, PortMap, Protocol, Waypoint, WorkloadType},
 };
 use serde::{Deserialize, de::IgnoredAny};
@@ -79,7 +79,7 @@ pub(super) struct ServiceText {
     pub(super) namespace: String,
     pub(super) hostname: String,
     #[serde(default)]
-    pub(super) vips: Vec<NetworkAddress>,
+    pub(super) vips: Vec<Vip>,
     #[serde(default)]
     pub(super) ports: PortMap,
     #[serde(default)]
@@ -88,15 +88,13 @@ pub(super) struct ServiceText {
     /// In dumps; in a file a workload names its services.
     #[serde(default)]
     pub(super) endpoints: BTreeMap<String, EndpointText>,
-    /// Known, and without effect yet.
-    pub(super) load_balancer: Option<IgnoredAny>,
-    /// These three concern name resolution and ingress gateways, which are not ours.
-    #[serde(default, rename = "ipFamilies")]
-    _ip_families: Option<IpFamilies>,
-    #[serde(default, rename = "visibility")]
-    _visibility: Visibility,
-    #[serde(default, rename = "canonical")]
-    _canonical: bool,
+    pub(super) load_balancer: Option<LoadBalancer>,
+    pub(super) ip_families: Option<IpFamilies>,
+    #[serde(default)]
+    pub(super) visibility: Visibility,
+    #[serde(default)]
+    pub(super) canonical: bool,
+    /// Concerns ingress gateways, which are not ours.
     #[serde(default, rename = "ingressUseWaypoint")]
     _ingress_use_waypoint: bool,
 }
@@ -110,20 +108,6 @@ pub(super) struct EndpointText {
     /// The workload says the same.
     #[serde(default, rename = "status")]
     _status: Health,
-}
-
-#[derive(Deserialize)]
-enum IpFamilies {
-    Dual,
-    IPv4,
-    IPv6,
-}
-
-#[derive(Default, Deserialize)]
-enum Visibility {
-    #[default]
-    Public,
-    Namespace,
 }
 
 fn default_service_account() -> String {

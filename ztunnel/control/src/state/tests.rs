@@ -10,6 +10,7 @@ use std::{
 use model::{
     NetworkAddress, Snapshot, WorkloadUid,
     policy::StringMatch,
+    service::{HealthPolicy, IpFamilies, Mode, Scope},
     workload::{Health, Protocol, WorkloadType},
 };
 use proptest::prelude::*;
@@ -36,7 +37,7 @@ fn the_static_configuration_recorded_from_istio_loads_unchanged() {
         (Protocol::Hbone, WorkloadType::Deployment, Health::Healthy)
     );
     let vip: NetworkAddress = "/10.96.0.10".parse().unwrap();
-    let web = mesh.service_at(&vip).unwrap();
+    let web = mesh.service_at(&vip, "elsewhere").unwrap();
     assert_eq!(web.ports, [(80, 8080)].into());
     assert_eq!(mesh.endpoints(&web.key()).map(|w| w.name.as_str()).collect::<Vec<_>>(), ["s1"]);
     let policy = mesh.policy(&"default/deny-9001".parse().unwrap()).unwrap();
@@ -48,7 +49,7 @@ fn every_field_and_spelling_is_understood() {
     let shared = SharedSnapshot::default();
     let text = include_str!("../../tests/fixtures/spellings.yaml");
     let account = load(Path::new("f"), text, &trust_domain(), &shared).unwrap();
-    assert_eq!(account.warnings.len(), 3, "{:?}", account.warnings);
+    assert_eq!(account.warnings.len(), 2, "{:?}", account.warnings);
     let mesh = shared.load();
     let all = mesh.workload(&WorkloadUid::new("cluster1//Pod/default/everything")).unwrap();
     assert_eq!(all.identity.trust_domain().as_str(), "other.example");
@@ -65,6 +66,17 @@ fn every_field_and_spelling_is_understood() {
         [(80, 9090)].into(),
         "from the endpoint"
     );
+    let service = mesh.service(&"default/example.com".parse().unwrap()).unwrap();
+    let balancer = service.load_balancer.as_ref().unwrap();
+    assert_eq!((balancer.scopes(), balancer.mode), (&[Scope::Region, Scope::Zone][..], Mode::Failover));
+    assert_eq!(balancer.health_policy, HealthPolicy::AllowAll);
+    assert_eq!((service.ip_families, service.canonical), (Some(IpFamilies::Dual), true));
+    assert_eq!(service.vips[2].to_string(), "/10.97.0.0/16");
+    let block: NetworkAddress = "/10.97.3.4".parse().unwrap();
+    assert!(mesh.service_at(&block, "default").is_none(), "a block is no address of the service's own");
+    let vip: NetworkAddress = "/fd00:96::1".parse().unwrap();
+    assert!(mesh.service_at(&vip, "default").is_some(), "visible in its namespace");
+    assert!(mesh.service_at(&vip, "elsewhere").is_none(), "and nowhere else");
     let m = &mesh.policy(&"default/selected".parse().unwrap()).unwrap().rules[0][0][0];
     assert_eq!(m.not_principals, vec![StringMatch::Presence; 3]);
 }
@@ -124,10 +136,10 @@ fn what_is_wrong_is_refused_with_its_place_and_both_names() {
 #[test]
 fn services_and_policies_that_contradict_themselves_are_refused() {
     for (text, expected) in [
-        (
-            "services:\n- {name: a, namespace: n, hostname: a, vips: [/10.0.0.1]}\n- {name: b, namespace: n, hostname: b, vips: [/10.0.0.1]}",
-            "`n/a` in line 2",
-        ),
+        ("services:\n- {name: a, namespace: n, hostname: a, vips: [/10.0.0.0/33]}", "network/ip/length"),
+        ("services:\n- {name: a, namespace: n, hostname: a, ports: {0: 80}}", "service ports from 1"),
+        ("services:\n- {name: a, namespace: n, hostname: a, loadBalancer: {mode: Nearest}}", "Failover"),
+        ("services:\n- {name: a, namespace: n, hostname: a, visibility: Mesh}", "Namespace"),
         (
             "services:\n- {name: a, namespace: n, hostname: a}\n- {name: b, namespace: n, hostname: a}",
             "`n/a` is there twice",

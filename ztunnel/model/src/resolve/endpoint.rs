@@ -1,54 +1,46 @@
-//! Which endpoint of a service a connection goes to.
+//! Which endpoint of a service a connection goes to, and where that is.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use crate::{Refusal, Snapshot, Workload, service::Service, workload::Health};
+use super::{Pick, Resolver};
+use crate::{
+    Refusal, Workload,
+    balance::{Address, Nobody, Question},
+    service::Service,
+    snapshot::KnownService,
+};
 
-/// A healthy endpoint that serves `target`'s port over its address family, chosen by weight.
-pub(super) fn pick_endpoint(
-    snapshot: &Snapshot,
-    source: &Workload,
-    service: &Service,
-    target: SocketAddr,
-    dice: u64,
-) -> Result<(Arc<Workload>, SocketAddr), Refusal> {
-    let key = service.key();
-    if !service.ports.contains_key(&target.port()) {
-        return Err(Refusal::NoSuchServicePort { service: key, port: target.port() });
-    }
-    let serving = || {
-        snapshot.endpoints(&key).filter(|endpoint| endpoint.status == Health::Healthy).filter_map(
-            |endpoint| {
-                let port = endpoint_port(service, endpoint, target.port())?;
-                Some((endpoint, endpoint.address_like(target.ip(), port)?))
-            },
-        )
-    };
-    // An address of another network means nothing, or somebody else, in this one.
-    let reachable = || serving().filter(|(endpoint, _)| endpoint.network == source.network);
-    let total: u64 = reachable().map(|(endpoint, _)| u64::from(endpoint.capacity)).sum();
-    let mut left = dice.checked_rem(total).ok_or_else(|| match serving().find_map(elsewhere(source)) {
-        Some(refusal) => refusal,
-        None => Refusal::NoHealthyEndpoint(key.clone()),
-    })?;
-    for (endpoint, address) in reachable() {
-        match left.checked_sub(u64::from(endpoint.capacity)) {
-            None => return Ok((Arc::clone(endpoint), address)),
-            Some(rest) => left = rest,
-        }
-    }
-    Err(Refusal::NoHealthyEndpoint(key))
+/// `asked` is the service's address and port.
+pub(super) fn choose_endpoint(
+    resolver: &Resolver<'_>,
+    known: &KnownService,
+    asked: SocketAddr,
+) -> Result<(Arc<Workload>, Address, Pick), Refusal> {
+    let Resolver { snapshot, source: client, choice } = *resolver;
+    let port = (known.key.clone(), asked.port());
+    let set_aside = choice.outliers.map(|(outliers, now)| outliers.set_aside(&port, now)).unwrap_or_default();
+    let question = Question { client, asked, dice: choice.dice, tried: choice.tried, set_aside: &set_aside };
+    let chosen = known.balance.choose(&known.service, &question, |uid| snapshot.workload(uid));
+    let (endpoint, alternatives) = chosen.map_err(|nobody| refusal(nobody, known))?;
+    // A waypoint's service need not list the port that the waypoint was given with.
+    let target_port = endpoint_port(&known.service, &endpoint, asked.port()).unwrap_or(asked.port());
+    let address = Address::of(&known.service, &endpoint, asked.ip(), target_port);
+    let address = address.ok_or_else(|| refusal(Nobody::NoEndpoint, known))?;
+    let pick = Pick { service: port, endpoint: endpoint.uid.clone(), alternatives };
+    Ok((endpoint, address, pick))
 }
 
 /// An endpoint's own port map goes before the service's.
 pub(super) fn endpoint_port(service: &Service, endpoint: &Workload, port: u16) -> Option<u16> {
     let own = endpoint.services.get(&service.key())?;
-    own.get(&port).or_else(|| service.ports.get(&port)).copied()
+    own.get(&port).or_else(|| service.ports.get(&port)).copied().filter(|&target| target != 0)
 }
 
-fn elsewhere(source: &Workload) -> impl Fn((&Arc<Workload>, SocketAddr)) -> Option<Refusal> {
-    |(endpoint, _)| {
-        let other = endpoint.addresses().find(|_| endpoint.network != source.network)?;
-        Some(Refusal::OtherNetwork(other))
+fn refusal(nobody: Nobody, known: &KnownService) -> Refusal {
+    let key = known.key.clone();
+    match nobody {
+        Nobody::NoEndpoint => Refusal::NoHealthyEndpoint(key),
+        Nobody::OutOfScope => Refusal::NoEndpointInScope(key),
+        Nobody::OtherNetwork => Refusal::OtherNetwork(key.to_string()),
     }
 }

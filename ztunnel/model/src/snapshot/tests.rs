@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     SpiffeId,
     policy::tests::policy,
-    service::Service,
-    workload::{NetworkMode, PortMap},
+    service::{HealthPolicy, LoadBalancer, Mode, Scope, Service, Visibility},
+    workload::{Health, NetworkMode, PortMap},
 };
 
 #[derive(Clone, Debug)]
@@ -26,31 +26,53 @@ fn select(words: &'static [&'static str]) -> impl Strategy<Value = &'static str>
 
 const UIDS: &[&str] = &["u1", "u2", "u3"];
 const IPS: &[&str] = &["10.0.0.1", "10.0.0.2", "fd00::1"];
+const VIPS: &[&str] = &["/10.9.0.1", "/10.9.0.2", "/10.9.0.0/16", "n/10.0.0.0/8", "/fd00::/8"];
 const SERVICES: &[&str] = &["a/s.example", "b/s.example", "a/t.example"];
 
 fn workload() -> impl Strategy<Value = Workload> {
     let services = proptest::collection::btree_set(select(SERVICES), 0..3);
-    (select(UIDS), proptest::collection::vec(select(IPS), 0..3), services, select(&["", "n"]), any::<bool>())
-        .prop_map(|(uid, ips, services, network, host)| {
+    let ips = proptest::collection::vec(select(IPS), 0..3);
+    (select(UIDS), ips, services, select(&["", "n"]), any::<(bool, bool, bool)>()).prop_map(
+        |(uid, ips, services, network, (host, sick, zone))| {
             let identity: SpiffeId = "spiffe://td/ns/a/sa/x".parse().unwrap();
             let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
             let mut workload = Workload::new(WorkloadUid::new(uid), uid, identity, ips);
             workload.network = crate::Network::new(network);
             workload.network_mode = if host { NetworkMode::HostNetwork } else { NetworkMode::Standard };
-            workload.services = services.iter().map(|s| (s.parse().unwrap(), PortMap::new())).collect();
+            workload.status = if sick { Health::Unhealthy } else { Health::Healthy };
+            workload.locality.zone = if zone { "z".into() } else { String::new() };
+            workload.hostname = "named.example".into();
+            let ports: PortMap = [(81, 9090)].into();
+            workload.services = services.iter().map(|s| (s.parse().unwrap(), ports.clone())).collect();
             workload
-        })
+        },
+    )
 }
 
 fn service() -> impl Strategy<Value = Service> {
-    (select(SERVICES), proptest::collection::vec(select(&["/10.9.0.1", "/10.9.0.2"]), 0..3)).prop_map(
-        |(key, vips)| {
+    let vips = proptest::collection::vec(select(VIPS), 0..3);
+    let balancer = proptest::option::of(balancer());
+    (select(SERVICES), vips, balancer, any::<(bool, bool)>()).prop_map(
+        |(key, vips, balancer, (canonical, hidden))| {
             let key: ServiceKey = key.parse().unwrap();
             let mut service = Service::new(&key.namespace, &key.hostname);
             service.vips = vips.iter().map(|vip| vip.parse().unwrap()).collect();
+            service.ports = [(80, 8080), (81, 0)].into();
+            service.load_balancer = balancer;
+            service.canonical = canonical;
+            service.visibility = if hidden { Visibility::Namespace } else { Visibility::Public };
             service
         },
     )
+}
+
+fn balancer() -> impl Strategy<Value = LoadBalancer> {
+    let scopes = proptest::sample::select(vec![vec![], vec![Scope::Network], vec![Scope::Zone, Scope::Node]]);
+    (scopes, any::<bool>()).prop_map(|(scopes, any_health)| {
+        let mut balancer = LoadBalancer::new(Mode::Failover, scopes);
+        balancer.health_policy = if any_health { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+        balancer
+    })
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -115,4 +137,42 @@ fn an_address_passes_to_the_one_that_still_claims_it() {
     assert_eq!(snapshot.workload_at(&address).unwrap().uid.as_str(), "new");
     snapshot.remove_workload(&WorkloadUid::new("new"));
     assert!(snapshot.workload_at(&address).is_none());
+}
+
+/// Who of several services a client gets: its own namespace's, then a canonical one, then the first; whoever came
+/// first.
+#[test]
+fn an_address_of_several_services_means_what_the_clients_namespace_makes_of_it() {
+    let named = |key: &str, canonical, visibility| {
+        let key: ServiceKey = key.parse().unwrap();
+        let mut service = Service::new(&key.namespace, &key.hostname);
+        service.vips = vec!["/10.9.0.1".parse().unwrap()];
+        service.ports = [(80, 8080)].into();
+        (service.canonical, service.visibility) = (canonical, visibility);
+        service
+    };
+    let mut services = [
+        named("d/x.example", false, Visibility::Public),
+        named("c/y.example", false, Visibility::Public),
+        named("c/x.example", true, Visibility::Public),
+        named("b/x.example", false, Visibility::Public),
+        named("a/x.example", true, Visibility::Namespace),
+    ];
+    for _ in 0..2 {
+        let mut snapshot = Snapshot::default();
+        services.iter().cloned().for_each(|service| snapshot.insert_service(service));
+        let address: NetworkAddress = "/10.9.0.1".parse().unwrap();
+        let meant = |namespace| snapshot.service_at(&address, namespace).unwrap().key().to_string();
+        let named = |namespace| snapshot.service_named("x.example", namespace).unwrap().key().to_string();
+        for (namespace, service) in
+            [("a", "a/x.example"), ("b", "b/x.example"), ("c", "c/x.example"), ("other", "c/x.example")]
+        {
+            assert_eq!((meant(namespace).as_str(), named(namespace).as_str()), (service, service));
+        }
+        for key in ["c/x.example", "c/y.example"] {
+            snapshot.remove_service(&key.parse().unwrap());
+        }
+        assert_eq!(snapshot.service_at(&address, "other").unwrap().key().to_string(), "b/x.example");
+        services.reverse();
+    }
 }

@@ -292,13 +292,8 @@ fn state() -> Snapshot {
 }
 
 fn service(name: &str, vip: &str) -> Service {
-    Service {
-        name: name.into(),
-        namespace: "default".into(),
-        hostname: format!("{name}.default.svc.cluster.local"),
-        vips: vec![format!("/{vip}").parse().unwrap()],
-        ports: [(80, 8080)].into(),
-        subject_alt_names: vec![],
-        waypoint: None,
-    }
+    let mut service = Service::new("default", &format!("{name}.default.svc.cluster.local"));
+    service.vips = vec![format!("/{vip}").parse().unwrap()];
+    service.ports = [(80, 8080)].into();
+    service
 }
