@@ -41,15 +41,7 @@ fn workload(name: &str, ip: &str) -> Arc<Workload> {
 }
 
 fn web() -> Arc<Service> {
-    Arc::new(Service {
-        name: "web".into(),
-        namespace: "default".into(),
-        hostname: "web.default.svc.cluster.local".into(),
-        vips: vec!["/10.96.0.10".parse().unwrap()],
-        ports: [(80, 8080)].into(),
-        subject_alt_names: vec![],
-        waypoint: None,
-    })
+    Arc::new(Service::new("default", "web.default.svc.cluster.local"))
 }
 
 struct Mesh {
