@@ -159,8 +159,17 @@ async fn goaways_on_all_connections_fail_no_dial() {
     let (near, far): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
     // The dialer's places are free; the listener holds its own, so the connections stand.
     drop(near);
-    let _new = mesh.stream().await;
-    assert_eq!(mesh.client.connects(), 4);
+    let Mesh { client, mut server } = mesh;
+    let address = server.address;
+    let accepting = async {
+        let _far = server.request().await.accept("").unwrap();
+        std::future::pending().await
+    };
+    tokio::select! {
+        dialed = client.dial(address) => drop(dialed.unwrap()),
+        () = accepting => {}
+    }
+    assert_eq!(client.connects(), 4);
     drop(far);
 }
 
