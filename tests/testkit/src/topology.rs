@@ -256,7 +256,10 @@ fn configure_host(host: &Place, number: u8) -> Result<()> {
     }
     let addresses = pod_addresses(number, BRIDGE);
     let addresses = addresses.map(|(ip, length)| format!("address add {ip}/{length} dev br0 {}", no_dad(ip)));
-    host.ip(format!("link add br0 type bridge\nlink set br0 up\n{}", addresses.join("\n")))
+    // A bridge without an address of its own takes the lowest of its ports: each new pod might change it, and packets of
+    // the others to their gateway would be lost until they have asked for it anew.
+    let bridge = format!("link add br0 address 02:00:00:00:00:{number:02x} type bridge");
+    host.ip(format!("{bridge}\nlink set br0 up\n{}", addresses.join("\n")))
 }
 
 /// An IPv6 address is usable at once only if it is not first looked for on the wire.
