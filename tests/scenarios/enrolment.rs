@@ -189,6 +189,19 @@ fn a_pod_let_go_keeps_what_is_open_and_is_its_own_afterwards() {
     assert!(!recording.contains(SECRET), "an open connection was continued in clear");
 }
 
+/// Catches: a connection that never ends and keeps a pod half enrolled with it.
+#[test]
+fn a_pod_let_go_is_clean_at_the_drain_deadline() {
+    let mut mesh = MeshPlan::new(&["client", "server"]).setting("drainDeadline", "1s").start().unwrap();
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    let mut held = FAMILIES.map(|f| Held::open(mesh.pod("client"), mesh.address("server", f, 8080)));
+    mesh.change(|plan| plan.pods.entry("client".to_owned()).or_default().enrolled = false).unwrap();
+    eventually("the pod is as if it had never been enrolled", || {
+        (steering(mesh.pod("client")) == 0 && kernel_state(&mesh, 1) == (0, 0, 0)).then_some(())
+    });
+    held.iter_mut().for_each(|held| assert_eq!(held.ended(), Some(ErrorKind::ConnectionReset)));
+}
+
 /// Catches: the end of an old enrolment that takes the new one of the same pod along.
 #[test]
 fn a_pod_that_comes_back_while_it_is_let_go_stays_enrolled() {

@@ -32,7 +32,8 @@ impl Held {
 
     #[track_caller]
     pub(crate) fn still_works(&mut self, words: &[u8]) {
-        self.says(words).expect("an open connection goes on");
+        let said = self.says(words);
+        assert!(said.is_ok(), "an open connection, {:?}, does not go on: {said:?}", self.ends());
     }
 
     /// Waits for the end that the other side makes, and says which it was; `None` is a graceful one.
