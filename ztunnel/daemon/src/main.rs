@@ -3,6 +3,7 @@
 
 mod admin;
 mod config;
+mod crowd;
 mod files;
 mod logging;
 mod node;

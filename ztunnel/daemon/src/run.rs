@@ -24,12 +24,13 @@ use tunnel::{Deadlines, Tunnel, TunnelSettings};
 use crate::{
     admin::{self, Admin},
     config::Config,
+    crowd::Crowd,
     files,
     node::{Node, Parts},
     verdicts,
 };
 
-/// How often the metrics' own memory is tended.
+/// How often memory is tended: that of metrics, and what connections leave behind.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often, while draining, the open connections are counted.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
@@ -95,10 +96,15 @@ async fn serve(config: Config, data_plane: &Runtime) -> anyhow::Result<()> {
     let first = Arc::clone(&desired.borrow());
     node.start(&first).await.context("attaching the node's programs")?;
     tokio::spawn(Arc::clone(&node).run(desired));
+    let upkept = Arc::clone(&ledgers);
     tokio::spawn(async move {
+        let mut crowd = Crowd::default();
         loop {
             sleep(UPKEEP_INTERVAL).await;
             exporter.upkeep();
+            if crowd.has_gone(upkept.count(), upkept.take_crest()) {
+                redirect::give_back_memory();
+            }
         }
     });
     ready.cancel();

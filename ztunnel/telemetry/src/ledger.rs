@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -26,6 +26,9 @@ const SHARDS: usize = 32;
 #[derive(Default)]
 pub struct Ledgers {
     next_id: AtomicU64,
+    open: AtomicUsize,
+    /// The most that were open at once, since somebody asked.
+    crest: AtomicUsize,
     shards: [Mutex<HashMap<u64, Arc<Account>>>; SHARDS],
     series: SeriesCache,
 }
@@ -49,8 +52,18 @@ impl Ledgers {
             facts: Mutex::default(),
             series: Default::default(),
         });
+        self.crest.fetch_max(self.open.fetch_add(1, Relaxed) + 1, Relaxed);
         self.shard(account.id).lock().insert(account.id, Arc::clone(&account));
         Ledger { account, ledgers: Arc::clone(self), closed: false }
+    }
+
+    pub fn count(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// The most that were open at once since this was last asked.
+    pub fn take_crest(&self) -> usize {
+        self.crest.swap(self.count(), Relaxed)
     }
 
     /// In no particular order.
@@ -150,6 +163,7 @@ impl Ledger {
         }
         let account = &self.account;
         self.ledgers.shard(account.id).lock().remove(&account.id);
+        self.ledgers.open.fetch_sub(1, Relaxed);
         let stood = account.series.get().is_some();
         let series = self.count_opened();
         account.flush();
