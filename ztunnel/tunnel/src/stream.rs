@@ -167,15 +167,17 @@ impl Outgoing {
             return Poll::Ready(Err(StreamError::Closed));
         }
         self.stream.reserve_capacity(wanted);
-        // `poll_capacity` tells of changes only.
-        let room = self.stream.capacity();
-        if room > 0 {
-            return Poll::Ready(Ok(room));
-        }
-        match ready!(self.stream.poll_capacity(cx)) {
-            Some(Ok(room)) => Poll::Ready(Ok(room)),
-            Some(Err(error)) => Poll::Ready(Err(error.into())),
-            None => Poll::Ready(Err(self.why_closed(cx))),
+        loop {
+            // `poll_capacity` tells of changes only, also of one to nothing.
+            let room = self.stream.capacity();
+            if room > 0 {
+                return Poll::Ready(Ok(room));
+            }
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => return Poll::Ready(Err(self.why_closed(cx))),
+            }
         }
     }
 

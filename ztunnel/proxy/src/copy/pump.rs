@@ -48,7 +48,7 @@ impl Direction<'_> {
 /// Once it has ended, gives a watch for an abort of either end. `receiving` is what the other direction is doing; it
 /// runs in the same task and is polled first, so what it says is true whenever this one is polled.
 pub(super) async fn tcp_to_tunnel(
-    mut from: ReadHalf<'_>,
+    from: ReadHalf<'_>,
     to: &mut TunnelSender,
     direction: &Direction<'_>,
     receiving: &AtomicBool,
@@ -108,7 +108,7 @@ pub(super) async fn tunnel_to_tcp(
 
 /// Once it has ended, gives a watch for an abort of its source.
 pub(super) async fn tcp_to_tcp(
-    mut from: ReadHalf<'_>,
+    from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     direction: &Direction<'_>,
 ) -> Result<impl Future<Output = Broken>, Broken> {
