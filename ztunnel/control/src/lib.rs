@@ -5,6 +5,7 @@
 //! - [`PodsFile`]: the pods of this node that are to be enrolled.
 //! - [`Certificates`]: a current certificate for each local identity, from a [`CertificateAuthority`];
 //!   [`EmbeddedCa`] is the one for a single machine.
+//! - [`Names`]: the addresses of workloads that have a host name only, by DNS.
 //!
 //! Files are watched. A good edit costs what it changed; a bad one is refused with its line and leaves the last
 //! good state in force, which a [`FileStatus`] tells to log, metric and admin endpoint.
@@ -13,6 +14,7 @@
 mod certificates;
 mod file;
 mod instant;
+mod names;
 mod pods;
 mod state;
 
@@ -22,5 +24,6 @@ pub use certificates::{
 };
 pub use file::{FileError, FileProblem, FileStatus};
 pub use instant::{Clock, system_clock};
+pub use names::{NameSettings, Names};
 pub use pods::{FailMode, LocalPod, PodsFile};
 pub use state::StateFile;
