@@ -163,7 +163,7 @@ async fn goaways_on_all_connections_fail_no_dial() {
     let address = server.address;
     let accepting = async {
         let _far = server.request().await.accept("").unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         dialed = client.dial(address) => drop(dialed.unwrap()),
