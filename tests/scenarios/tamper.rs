@@ -34,8 +34,27 @@ struct Tampering {
 }
 
 /// `{ip}` is `ip` for the family, `{gateway}` and `{target}` are of it too.
-const ROUTING: [Tampering; 6] = [
+const ROUTING: [Tampering; 10] = [
     Tampering { lines: &["{ip} rule del pref 1"], finding: "rule_missing" },
+    Tampering {
+        lines: &["{ip} rule del pref 1", "{ip} rule add pref 1 not fwmark 0x5a1 lookup 0x5a1"],
+        finding: "rule_missing",
+    },
+    Tampering {
+        lines: &["{ip} rule del pref 1", "{ip} rule add pref 1 fwmark 0x5a1/0xff lookup 0x5a1"],
+        finding: "rule_missing",
+    },
+    Tampering {
+        lines: &[
+            "{ip} rule del pref 1",
+            "{ip} rule add pref 1 fwmark 0x5a1 lookup 0x5a1 suppress_prefixlength 0",
+        ],
+        finding: "rule_missing",
+    },
+    Tampering {
+        lines: &["{ip} rule del pref 1", "{ip} rule add pref 1 fwmark 0x5a1 tos 0x10 lookup 0x5a1"],
+        finding: "rule_missing",
+    },
     Tampering { lines: &["{ip} rule add pref 0 fwmark 0x5a1 lookup main"], finding: "foreign_rule" },
     Tampering { lines: &["{ip} route flush table 0x5a1"], finding: "route_missing" },
     Tampering {
@@ -169,4 +188,35 @@ fn a_pod_that_keeps_undoing_gets_nothing_out() {
     assert!(ipv4.total() > 50 && ipv6.failed() > 0, "nothing was undone: {ipv4:?} {ipv6:?}");
     assert_works_again(client, FAMILIES.map(|family| cage.target(family)), &["the last undoing"]);
     cage.assert_tight();
+}
+
+/// Catches: a pod that closes the daemon's listeners in its namespace, and then stays cut off or, failing open, stays
+/// outside of the mesh.
+#[test]
+fn closed_listeners_are_opened_again_and_told() {
+    let open = plan().pod("client", |pod| pod.fail_open = true);
+    for plan in [plan(), open] {
+        let cage = Cage::around(plan.setting("inspectionInterval", INSPECTION).start().unwrap());
+        let (client, daemon) = (cage.client(), cage.mesh.daemon(1));
+        let _echo = echo_in(client, TARGET);
+        let targets = FAMILIES.map(|family| cage.target(family));
+        let inbound = FAMILIES.map(|family| cage.mesh.address("client", family, TARGET));
+        for (number, port) in [15001, 15006, 15008].into_iter().enumerate() {
+            run(client, &format!("ss -K state listening sport = :{port}"));
+            // No tunnel that stands may spare the peer a new one.
+            run(client, "ss -K state established sport = :15008");
+            eventually(&format!("the loss of the listener at {port} is told"), || {
+                (told(daemon, "listener_closed") > number as f64 && lines(daemon, "listener_closed") > number)
+                    .then_some(())
+            });
+            let steered = cage.verdict("outbound_assigned");
+            assert_works_again(client, targets, &["ss -K"]);
+            assert!(cage.verdict("outbound_assigned") > steered, "they went past the daemon");
+            let (hbone, plaintext) = (cage.verdict("hbone_assigned"), cage.verdict("plaintext_assigned"));
+            assert_works_again(cage.mesh.pod("server"), inbound, &["ss -K"]);
+            assert_works_again(&cage.mesh.topology().outside, inbound, &["ss -K"]);
+            assert!(cage.verdict("plaintext_assigned") > plaintext, "they went past the daemon");
+            assert!(cage.verdict("hbone_assigned") > hbone, "no new tunnel was made");
+        }
+    }
 }

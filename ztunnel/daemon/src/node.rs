@@ -277,7 +277,7 @@ impl Node {
             if let Err(error) = enrolled.pod.forget_ended().await {
                 tracing::warn!(pod = %uid, reason = error.reason(), %error, "older connections cannot be listed");
             }
-            match enrolled.pod.inspect().await {
+            match self.redirector.inspect(&enrolled.pod).await {
                 Ok(findings) => findings.into_iter().for_each(|finding| self.found(uid, finding)),
                 Err(error) => {
                     tracing::warn!(pod = %uid, reason = error.reason(), %error, "inspection failed");

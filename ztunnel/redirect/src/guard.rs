@@ -1,6 +1,6 @@
 //! Watching over what a pod with CAP_NET_ADMIN could undo in its own namespace.
 
-use crate::{EnrolledPod, RedirectError, routing, routing::Repair, sysctl};
+use crate::{EnrolledPod, RedirectError, Redirector, routing, routing::Repair, sysctl};
 
 /// Something that was not as enrolment left it. All but the first are repaired by the time they are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Finding {
     ForeignRule,
     /// A route in our table that is not ours.
     ForeignRoute,
+    /// A listener of the daemon: without it the pod is on its own, closed or open as it chose.
+    ListenerClosed,
 }
 
 impl Finding {
@@ -25,19 +27,21 @@ impl Finding {
             Self::RouteMissing => "route_missing",
             Self::ForeignRule => "foreign_rule",
             Self::ForeignRoute => "foreign_route",
+            Self::ListenerClosed => "listener_closed",
         }
     }
 }
 
-impl EnrolledPod {
+impl Redirector {
     /// Looks at the pod's namespace and repairs what steering needs.
-    pub async fn inspect(&self) -> Result<Vec<Finding>, RedirectError> {
-        if !self.namespace.is_named() {
+    pub async fn inspect(&self, pod: &EnrolledPod) -> Result<Vec<Finding>, RedirectError> {
+        if !pod.namespace.is_named() {
             return Ok(vec![Finding::NamespaceGone]);
         }
-        let sysctls = sysctl::ensure(&self.namespace)?.into_iter().map(Finding::SysctlChanged);
-        let routing = routing::ensure(&self.namespace, &self.spec).await?.into_iter().map(Finding::from);
-        Ok(sysctls.chain(routing).collect())
+        let reopened = std::iter::repeat_n(Finding::ListenerClosed, self.reopen(pod)?);
+        let sysctls = sysctl::ensure(&pod.namespace)?.into_iter().map(Finding::SysctlChanged);
+        let routing = routing::ensure(&pod.namespace, &pod.spec).await?.into_iter().map(Finding::from);
+        Ok(reopened.chain(sysctls).chain(routing).collect())
     }
 }
 

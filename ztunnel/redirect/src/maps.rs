@@ -57,14 +57,19 @@ impl Maps {
         self.pods.lock().keys().collect::<Result<_, _>>().map_err(|error| failed("listing pods", &error))
     }
 
-    /// Replaces those of a daemon before us, atomically for the programs.
     pub(crate) fn insert_listeners(&self, cookie: u64, listeners: &Listeners) -> Result<(), RedirectError> {
-        let mut map = self.listeners.lock();
-        for role in Role::ALL {
-            map.insert(key(cookie, role), listeners.of(role).as_raw_fd(), 0)
-                .map_err(|error| failed("offering a listener", &error))?;
-        }
-        Ok(())
+        Role::ALL.into_iter().try_for_each(|role| self.insert_listener(cookie, role, &listeners.of(role)))
+    }
+
+    /// Replaces that of a daemon before us, atomically for the programs.
+    pub(crate) fn insert_listener(
+        &self,
+        cookie: u64,
+        role: Role,
+        listener: &impl AsRawFd,
+    ) -> Result<(), RedirectError> {
+        let inserted = self.listeners.lock().insert(key(cookie, role), listener.as_raw_fd(), 0);
+        inserted.map_err(|error| failed("offering a listener", &error))
     }
 
     pub(crate) fn remove_listeners(&self, cookie: u64) {

@@ -12,6 +12,7 @@ use std::{
 use abi::{MAX_EXCLUDED_PORTS, pod_flags};
 use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{NetworkNamespace, RedirectError, address::words, listener::was_steered, socket};
@@ -63,11 +64,13 @@ pub struct EnrolledPod {
     pub(crate) older: Mutex<HashMap<(SocketAddr, SocketAddr), Role>>,
 }
 
+/// One for each role. A pod with CAP_NET_ADMIN can close them; then each is replaced by itself, since somebody waits at
+/// the others.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    pub(crate) outbound: TcpListener,
-    pub(crate) plaintext: TcpListener,
-    pub(crate) hbone: TcpListener,
+    outbound: Mutex<Arc<TcpListener>>,
+    plaintext: Mutex<Arc<TcpListener>>,
+    hbone: Mutex<Arc<TcpListener>>,
 }
 
 impl EnrolledPod {
@@ -115,7 +118,30 @@ impl EnrolledPod {
 }
 
 impl Listeners {
-    pub(crate) fn of(&self, role: Role) -> &TcpListener {
+    pub(crate) fn open<E>(listen: impl Fn(Role) -> Result<TcpListener, E>) -> Result<Self, E> {
+        let slot = |role| listen(role).map(|listener| Mutex::new(Arc::new(listener)));
+        Ok(Self {
+            outbound: slot(Role::Outbound)?,
+            plaintext: slot(Role::InboundPlaintext)?,
+            hbone: slot(Role::InboundHbone)?,
+        })
+    }
+
+    pub(crate) fn of(&self, role: Role) -> Arc<TcpListener> {
+        Arc::clone(&self.slot(role).lock())
+    }
+
+    pub(crate) fn replace(&self, role: Role, listener: TcpListener) {
+        *self.slot(role).lock() = Arc::new(listener);
+    }
+
+    pub(crate) fn closed(&self) -> Vec<Role> {
+        // One that cannot even be asked does not listen.
+        let is_open = |role| SockRef::from(&*self.of(role)).is_listener().unwrap_or(false);
+        Role::ALL.into_iter().filter(|role| !is_open(*role)).collect()
+    }
+
+    fn slot(&self, role: Role) -> &Mutex<Arc<TcpListener>> {
         match role {
             Role::Outbound => &self.outbound,
             Role::InboundPlaintext => &self.plaintext,

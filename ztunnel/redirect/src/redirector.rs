@@ -147,7 +147,7 @@ impl Redirector {
     ) -> Result<EnrolledPod, RedirectError> {
         sysctl::ensure(&namespace)?;
         routing::ensure(&namespace, &spec).await?;
-        let listeners = self.listen(&namespace)?;
+        let listeners = Listeners::open(|role| self.listen(&namespace, role))?;
         let owners = self.maps.owners();
         let pod = EnrolledPod { spec, namespace, cookie, listeners, owners, older: Mutex::default() };
         self.attach(&pod, is_new)?;
@@ -237,17 +237,25 @@ impl Redirector {
         self.maps.beat(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    fn listen(&self, namespace: &NetworkNamespace) -> Result<Listeners, RedirectError> {
-        let listen = |role| {
-            let listener = namespace.enter(|| listen(role)).and_then(|listener| listener);
-            let _data_plane = self.settings.data_plane.enter();
-            listener.and_then(TcpListener::from_std).map_err(inside("listening"))
-        };
-        Ok(Listeners {
-            outbound: listen(Role::Outbound)?,
-            plaintext: listen(Role::InboundPlaintext)?,
-            hbone: listen(Role::InboundHbone)?,
-        })
+    /// Opens again the listeners that the pod has closed, and answers with how many those were.
+    pub(crate) fn reopen(&self, pod: &EnrolledPod) -> Result<usize, RedirectError> {
+        let closed = pod.listeners.closed();
+        if closed.is_empty() || self.is_superseded() {
+            return Ok(0);
+        }
+        for role in &closed {
+            let listener = self.listen(&pod.namespace, *role)?;
+            // Offered before it is kept: if that fails, the next inspection finds the old one closed and tries again.
+            self.maps.insert_listener(pod.cookie, *role, &listener)?;
+            pod.listeners.replace(*role, listener);
+        }
+        Ok(closed.len())
+    }
+
+    fn listen(&self, namespace: &NetworkNamespace, role: Role) -> Result<TcpListener, RedirectError> {
+        let listener = namespace.enter(|| listen(role)).and_then(|listener| listener);
+        let _data_plane = self.settings.data_plane.enter();
+        listener.and_then(TcpListener::from_std).map_err(inside("listening"))
     }
 
     /// Why the enrolment failed is more worth telling than that this did too.

@@ -16,7 +16,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
-        rule::{RuleAction, RuleAttribute, RuleMessage},
+        rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
     },
 };
 use tokio::time::timeout;
@@ -131,31 +131,36 @@ fn delivers_locally(route: &RouteMessage, ip: IpAddr) -> bool {
         IpAddr::V4(ip) => RouteAddress::Inet(ip),
         IpAddr::V6(ip) => RouteAddress::Inet6(ip),
     };
-    route.header.kind == RouteType::Local
-        && route.header.destination_prefix_length == 0
+    let header = &route.header;
+    header.kind == RouteType::Local
+        && (header.tos, header.source_prefix_length, header.destination_prefix_length) == (0, 0, 0)
         && route.attributes.contains(&RouteAttribute::Oif(LOOPBACK_INDEX))
         && route.attributes.contains(&RouteAttribute::PrefSource(source))
 }
 
+/// Exactly ours: a mask, an inversion or any other condition would let marked packets by. Attributes that we do not
+/// know count for nothing, or a newer kernel that shows more would have us replace the rule for ever.
 fn is_ours(rule: &RuleMessage) -> bool {
-    rule.header.action == RuleAction::ToTable
-        && priority(rule) == RULE_PRIORITY
-        && rule.attributes.contains(&RuleAttribute::FwMark(STEER_MARK))
-        && rule.attributes.contains(&RuleAttribute::Table(STEER_TABLE))
-        // Anything more would narrow it.
-        && !rule.attributes.iter().any(|attribute| {
-            matches!(
-                attribute,
-                RuleAttribute::Destination(_)
-                    | RuleAttribute::Source(_)
-                    | RuleAttribute::Iifname(_)
-                    | RuleAttribute::Oifname(_)
-                    | RuleAttribute::UidRange(_)
-                    | RuleAttribute::IpProtocol(_)
-                    | RuleAttribute::SourcePortRange(_)
-                    | RuleAttribute::DestinationPortRange(_)
-            )
-        })
+    let header = &rule.header;
+    let has = |attribute| rule.attributes.contains(&attribute);
+    header.action == RuleAction::ToTable
+        && (header.tos, header.src_len, header.dst_len) == (0, 0, 0)
+        && !header.flags.contains(RuleFlags::Invert)
+        && has(RuleAttribute::Priority(RULE_PRIORITY))
+        && has(RuleAttribute::FwMark(STEER_MARK))
+        && has(RuleAttribute::Table(STEER_TABLE))
+        && rule.attributes.iter().all(changes_nothing)
+}
+
+fn changes_nothing(attribute: &RuleAttribute) -> bool {
+    use RuleAttribute::{FwMark, FwMask, Other, Priority, Protocol, SuppressPrefixLen, Table};
+    match attribute {
+        FwMark(_) | Priority(_) | Table(_) | Protocol(_) | Other(_) => true,
+        // As the kernel shows a rule that has none.
+        FwMask(mask) => *mask == u32::MAX,
+        SuppressPrefixLen(length) => *length == u32::MAX,
+        _ => false,
+    }
 }
 
 /// A rule as early as ours that is neither ours nor the kernel's for the local table leads marked packets astray.
