@@ -187,6 +187,11 @@ impl Pool {
         state.last_id += 1;
         let id = state.last_id;
         let gauge = Arc::new(Gauge::new(self.window));
+        // Until the peer says what it allows on this connection, it is taken to be what it allows on the others.
+        let others = state.shared.get(key).into_iter().flatten();
+        if let Some(allowed) = others.map(|entry| entry.gauge.allowed()).min() {
+            gauge.allow(allowed.max(1));
+        }
         let establishing = establish(Arc::clone(&gauge));
         let entry = Arc::new(Entry { id, gauge, outcome: SetOnce::new() });
         let registration = Registration { pool: Arc::downgrade(self), key: key.clone(), id };

@@ -46,6 +46,8 @@ pub(crate) struct Driver {
     connection: Connection<Watched<TlsStream<TcpStream>>, Bytes>,
     keepalive: Option<Keepalive>,
     windows: Windows,
+    /// Streams that the peer allows at once.
+    allowed: usize,
     idle: Idle,
     /// When the first of both ends' certificates expires.
     until: Instant,
@@ -91,7 +93,8 @@ pub(crate) async fn start(
     let windows = Windows::new(settings.windows, settings.streams_per_connection, gauge, budget);
     let idle = Idle { since: Instant::now(), opened: 0, timeout: settings.idle_timeout };
     let live = Live { requests, peer: peer.identity, local, alert };
-    Ok((live, Driver { connection, keepalive, windows, idle, until: peer.until }))
+    let allowed = connection.max_concurrent_send_streams();
+    Ok((live, Driver { connection, keepalive, windows, allowed, idle, until: peer.until }))
 }
 
 impl Live {
@@ -103,10 +106,15 @@ impl Live {
     ) -> Result<Dialed, OpenError> {
         let mut requests = self.requests.clone();
         poll_fn(|cx| requests.poll_ready(cx)).await.map_err(|error| self.failed(error))?;
+        slot.turn().await;
         let (answer, outgoing) = requests.send_request(request, false).map_err(|error| self.failed(error))?;
-        let answer = timeout(deadline, answer).await.map_err(|_| OpenError::unanswered())?;
-        // Noted here and not asked for by the pool: h2's lock is held while it writes, and the pool's must not wait.
-        slot.gauge().allow(u32::try_from(requests.current_max_send_streams()).unwrap_or(u32::MAX));
+        slot.took_turn();
+        // Beyond what the peer allows, it refuses a stream, or h2 keeps it back until another has ended.
+        let answer = tokio::select! {
+            biased;
+            answer = timeout(deadline, answer) => answer.map_err(|_| OpenError::unanswered())?,
+            () = slot.is_too_many() => return Err(OpenError::elsewhere()),
+        };
         let (head, incoming) = answer.map_err(|error| self.failed(error))?.into_parts();
         if !head.status.is_success() {
             return Err(OpenError::answered(DialError::Refused(head.status)));
@@ -143,6 +151,11 @@ impl OpenError {
         Self { error, unprocessed: false, spent: false }
     }
 
+    fn elsewhere() -> Self {
+        let error = DialError::Reset(Reason::REFUSED_STREAM);
+        Self { error, unprocessed: true, spent: false }
+    }
+
     fn unanswered() -> Self {
         Self { spent: true, ..Self::answered(DialError::Deadline(Phase::Answer)) }
     }
@@ -172,11 +185,22 @@ impl Driver {
             }
         }
         self.windows.tune(&mut self.connection);
-        Pin::new(&mut self.connection).poll(cx).map(|result| {
+        let polled = Pin::new(&mut self.connection).poll(cx);
+        self.heed_limit();
+        polled.map(|result| {
             if let Err(error) = result {
                 tracing::debug!(%error, "an outbound connection ended");
             }
         })
+    }
+
+    /// The pool does not ask h2 itself: h2's lock is held while it writes, and the pool's must not wait for that.
+    fn heed_limit(&mut self) {
+        let allowed = self.connection.max_concurrent_send_streams();
+        if allowed != self.allowed {
+            self.allowed = allowed;
+            self.windows.gauge().allow(u32::try_from(allowed).unwrap_or(u32::MAX));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the streams of a connection tell the task that drives it: how many they are, and how fast they are read.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -8,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, SetOnce},
+    time::Instant,
+};
 
 /// Reading speed is judged over this long. So a window is never much more than what its reader takes in this time,
 /// and it suffices for round trips of up to half of it.
@@ -29,11 +33,19 @@ pub(crate) struct Gauge {
     opened: AtomicU32,
     /// Streams that the peer allows at once, as last heard.
     allowed: AtomicU32,
+    /// Told when that changes.
+    heard: Notify,
+    /// The first stream has been asked for, or given up.
+    begun: SetOnce<()>,
 }
 
 /// One stream's place among those of its connection.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Gauge>);
+pub(crate) struct Slot {
+    gauge: Arc<Gauge>,
+    /// Which of the streams it was when it was taken. So there are never more than `n` with a number up to `n`.
+    number: u32,
+}
 
 /// One stream's reading speed.
 #[derive(Debug)]
@@ -54,6 +66,8 @@ impl Gauge {
             streams: AtomicU32::new(0),
             opened: AtomicU32::new(0),
             allowed: AtomicU32::new(u32::MAX),
+            heard: Notify::new(),
+            begun: SetOnce::new(),
         }
     }
 
@@ -63,15 +77,20 @@ impl Gauge {
 
     pub(crate) fn allow(&self, streams: u32) {
         self.allowed.store(streams, Relaxed);
+        self.heard.notify_waiters();
+    }
+
+    pub(crate) fn allowed(&self) -> u32 {
+        self.allowed.load(Relaxed)
     }
 
     /// A place, if fewer than `limit` and what the peer allows are taken.
     pub(crate) fn slot(self: &Arc<Self>, limit: u32) -> Option<Slot> {
-        let limit = limit.min(self.allowed.load(Relaxed));
+        let limit = limit.min(self.allowed());
         let more = |streams: u32| (streams < limit).then_some(streams + 1);
-        self.streams.fetch_update(Relaxed, Relaxed, more).ok()?;
+        let before = self.streams.fetch_update(Relaxed, Relaxed, more).ok()?;
         self.opened.fetch_add(1, Relaxed);
-        Some(Slot(Arc::clone(self)))
+        Some(Slot { gauge: Arc::clone(self), number: before + 1 })
     }
 
     /// Wraps around: good for telling whether any was opened.
@@ -102,13 +121,41 @@ impl Gauge {
 
 impl Slot {
     pub(crate) fn gauge(&self) -> &Gauge {
-        &self.0
+        &self.gauge
+    }
+
+    /// The first stream is asked for before all others: a peer that allows but one must not refuse the one for whose
+    /// sake the connection was made, which has no other to go to.
+    pub(crate) async fn turn(&self) {
+        if self.number > 1 {
+            self.gauge.begun.wait().await;
+        }
+    }
+
+    pub(crate) fn took_turn(&self) {
+        if self.number == 1 {
+            // Set already if this place was another's before.
+            let _ = self.gauge.begun.set(());
+        }
+    }
+
+    /// Resolves once the peer is known to allow fewer streams than it takes to have this one among them.
+    pub(crate) async fn is_too_many(&self) {
+        loop {
+            let mut heard = pin!(self.gauge.heard.notified());
+            heard.as_mut().enable();
+            if self.number > self.gauge.allowed() {
+                return;
+            }
+            heard.await;
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Relaxed);
+        self.took_turn();
+        self.gauge.streams.fetch_sub(1, Relaxed);
     }
 }
 
