@@ -13,7 +13,7 @@ use telemetry::{Ledgers, metrics::Exporter};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, files, node::Node, verdicts};
+use crate::{config::Config, files, logging::DroppedLines, node::Node, verdicts};
 
 /// All that the endpoints tell of.
 pub(crate) struct Admin {
@@ -23,6 +23,7 @@ pub(crate) struct Admin {
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) node: Arc<Node>,
     pub(crate) exporter: Exporter,
+    pub(crate) dropped: DroppedLines,
     pub(crate) state: watch::Receiver<FileStatus>,
     pub(crate) pods: watch::Receiver<FileStatus>,
     /// Fired when every pod that could be enrolled is, and the programs are attached.
@@ -85,6 +86,7 @@ impl Admin {
         match (method, path) {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
                 verdicts::record(self.node.redirector.verdicts());
+                self.dropped.record();
                 files::record("state", &self.state.borrow());
                 files::record("pods", &self.pods.borrow());
                 let mut body = self.exporter.render(&self.ledgers);

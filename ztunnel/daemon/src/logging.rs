@@ -1,17 +1,54 @@
 //! The daemon's log, on standard output: one line an event, plain or JSON.
+//!
+//! Lines are written by a thread of their own. If whoever reads them stalls, lines are dropped and counted; connections
+//! never wait for the log.
 
 use anyhow::Context;
+use metrics::{counter, describe_counter};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::{Config, LogFormat};
 
-pub(crate) fn start(config: &Config) -> anyhow::Result<()> {
+/// Lines that may wait, some tens of megabytes at most.
+const WAITING_LINES: usize = 32 << 10;
+const DROPPED: &str = "ztunnel_log_lines_dropped_total";
+
+/// The log, for as long as this lives; dropping it writes what still waits.
+pub(crate) struct Log {
+    _writer: WorkerGuard,
+    pub(crate) dropped: DroppedLines,
+}
+
+#[derive(Clone)]
+pub(crate) struct DroppedLines(ErrorCounter);
+
+pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(&config.log_level)
         .with_context(|| format!("logLevel: `{}` is not a filter", config.log_level))?;
+    let (output, writer) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("log")
+        .finish(std::io::stdout());
+    let dropped = DroppedLines(output.error_counter());
+    let lines = fmt::layer().with_ansi(false).with_writer(output);
     let registry = tracing_subscriber::registry().with(filter);
     match config.log_format {
-        LogFormat::Plain => registry.with(fmt::layer().with_ansi(false)).try_init(),
-        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true)).try_init(),
+        LogFormat::Plain => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
-    .context("starting the log")
+    .context("starting the log")?;
+    Ok(Log { _writer: writer, dropped })
+}
+
+impl DroppedLines {
+    pub(crate) fn describe() {
+        describe_counter!(DROPPED, "Log lines that were not written, since standard output was not read.");
+    }
+
+    /// For a scrape.
+    pub(crate) fn record(&self) {
+        counter!(DROPPED).absolute(self.0.dropped_lines() as u64);
+    }
 }

@@ -83,8 +83,8 @@ fn whole_story(error: &anyhow::Error) -> String {
 
 fn serve(run: Run) -> anyhow::Result<ExitCode> {
     let config = config::load(run.config.as_deref(), run.settings)?;
-    logging::start(&config)?;
-    run::run(config)?;
+    let log = logging::start(&config)?;
+    run::run(config, &log.dropped)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -26,16 +26,21 @@ use crate::{
     config::Config,
     crowd::Crowd,
     files,
+    logging::DroppedLines,
     node::{Node, Parts},
     verdicts,
 };
 
+/// For everything but connections: listeners, namespaces, files, endpoints, pooled tunnels.
+const RESERVED_DESCRIPTORS: usize = 2048;
+/// A million sockets is more memory than a node has for us.
+const MAX_SOCKETS: usize = 1 << 20;
 /// How often memory is tended: that of metrics, and what connections leave behind.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often, while draining, the open connections are counted.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, dropped: &DroppedLines) -> anyhow::Result<()> {
     let data_plane = Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
         .thread_name("data-plane")
@@ -44,17 +49,18 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         .context("starting the data plane's threads")?;
     let control =
         Builder::new_current_thread().enable_all().build().context("starting the control thread")?;
-    control.block_on(serve(config, &data_plane))?;
+    control.block_on(serve(config, dropped, &data_plane))?;
     // Every connection has ended; what is left holds nothing that must be waited for.
     data_plane.shutdown_background();
     Ok(())
 }
 
-async fn serve(config: Config, data_plane: &Runtime) -> anyhow::Result<()> {
+async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> anyhow::Result<()> {
     let stopped = stop_signal()?;
     let exporter = telemetry_metrics::install().context("starting metrics")?;
     telemetry_metrics::build_info(env!("CARGO_PKG_VERSION"));
     verdicts::describe();
+    DroppedLines::describe();
     files::describe();
     let snapshot = Arc::new(SharedSnapshot::default());
     let state =
@@ -63,8 +69,7 @@ async fn serve(config: Config, data_plane: &Runtime) -> anyhow::Result<()> {
     let certificates = Arc::new(start_certificates(&config)?);
     let ledgers = Arc::<Ledgers>::default();
     let tunnel = Tunnel::new(tunnel_settings(&config), Arc::clone(&certificates));
-    let proxy_settings =
-        ProxySettings { connect_deadline: config.connect_deadline.0, ..ProxySettings::default() };
+    let proxy_settings = proxy_settings(&config);
     let proxy = Proxy::new(proxy_settings, Arc::clone(&snapshot), tunnel.clone(), Arc::clone(&ledgers));
     let redirector = Arc::new(start_redirector(&config, data_plane.handle())?);
     let beating = Arc::clone(&redirector);
@@ -87,6 +92,7 @@ async fn serve(config: Config, data_plane: &Runtime) -> anyhow::Result<()> {
         certificates,
         node: Arc::clone(&node),
         exporter: exporter.clone(),
+        dropped: dropped.clone(),
         state: state.status(),
         pods: pods.status(),
         ready: ready.clone(),
@@ -185,6 +191,13 @@ fn start_redirector(config: &Config, data_plane: &Handle) -> anyhow::Result<Redi
     };
     Redirector::start(settings)
         .context("loading the node's programs (`ztunnel check` says what the kernel lacks)")
+}
+
+fn proxy_settings(config: &Config) -> ProxySettings {
+    let descriptors = redirect::raise_descriptor_limit();
+    let sockets = (descriptors - RESERVED_DESCRIPTORS.min(descriptors / 4)).clamp(1, MAX_SOCKETS);
+    tracing::info!(descriptors, sockets, "sockets that connections may hold");
+    ProxySettings { connect_deadline: config.connect_deadline.0, sockets, ..ProxySettings::default() }
 }
 
 fn tunnel_settings(config: &Config) -> TunnelSettings {

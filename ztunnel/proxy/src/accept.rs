@@ -3,9 +3,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use model::{Role, SvidSource};
-use telemetry::metrics::accept_failed;
+use telemetry::metrics::{accept_failed, connections_limited};
 
-use crate::{Arrival, PodSockets, serve::Pod};
+use crate::{Arrival, PodSockets, room::Seat, serve::Pod};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -19,7 +19,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             match self.sockets.accept(role).await {
                 Ok(arrival) => {
                     pause = FIRST_PAUSE;
-                    self.start(role, arrival);
+                    let Some(seat) = self.seat(role).await else { return };
+                    self.start(role, arrival, seat);
                 }
                 Err(error) => {
                     self.accept_failed(role, &error);
@@ -30,12 +31,21 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         }
     }
 
-    fn start(self: &Arc<Self>, role: Role, arrival: Arrival) {
+    /// One who arrived waits here, all others in the kernel's queue, until some connection has ended.
+    async fn seat(&self, role: Role) -> Option<Seat> {
+        if self.room.has_none() {
+            connections_limited();
+            self.proxy.log.warn("crowded", &self.local.uid, format_args!("{role:?}: no descriptor to spare"));
+        }
+        self.room.wait().await
+    }
+
+    fn start(self: &Arc<Self>, role: Role, arrival: Arrival, seat: Seat) {
         let pod = Arc::clone(self);
         match role {
-            Role::Outbound => self.spawn(pod.outbound(arrival)),
-            Role::InboundPlaintext => self.spawn(pod.inbound_plaintext(arrival)),
-            Role::InboundHbone => self.spawn(pod.inbound_tunnel(arrival)),
+            Role::Outbound => self.spawn(pod.outbound(arrival, seat)),
+            Role::InboundPlaintext => self.spawn(pod.inbound_plaintext(arrival, seat)),
+            Role::InboundHbone => self.spawn(pod.inbound_tunnel(arrival, seat)),
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Connect { target: SocketAddr, source: io::Error },
     #[error("the application at {target}: {source}")]
     Application { target: SocketAddr, source: io::Error },
+    #[error("connections hold all the descriptors they may")]
+    Crowded,
     #[error("it took longer than the deadline for connecting")]
     Deadline,
     #[error("the tunnel ended before the connection stood: {0}")]
@@ -35,6 +37,7 @@ impl Failure {
             Self::Dial(error) => error.reason(),
             Self::Connect { .. } => "connect",
             Self::Application { .. } => "application_connect",
+            Self::Crowded => "crowded",
             Self::Deadline => "connect_deadline",
             Self::Stream(error) => error.reason(),
             Self::Socket(_) => "socket",

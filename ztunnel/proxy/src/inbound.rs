@@ -22,6 +22,7 @@ use crate::{
     headers::baggage,
     leg::Leg,
     own_legs::OwnLeg,
+    room::Seat,
     serve::Pod,
     standing::{Claim, Place},
 };
@@ -35,7 +36,7 @@ struct Tunnelled {
 }
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
-    pub(crate) async fn inbound_tunnel(self: Arc<Self>, arrival: Arrival) {
+    pub(crate) async fn inbound_tunnel(self: Arc<Self>, arrival: Arrival, _seat: Seat) {
         let Arrival { stream, client, destination } = arrival;
         // Boxed, so that a session that stands no longer holds what the handshake took.
         let Some(mut session) = Box::pin(self.handshake(stream, client)).await else { return };
@@ -160,6 +161,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
 
     /// Judged here and not earlier: the place is entered, so no change of policy goes unseen.
     pub(crate) async fn connect_application(&self, place: &Place) -> Result<(Leg, OwnLeg), Failure> {
+        let seat = self.room.take().ok_or(Failure::Crowded)?;
         let route = place.judge(&self.snapshot())?.into_route();
         let target = route.target;
         let connecting = self.sockets.connect_application(route.source, target);
@@ -167,7 +169,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let stream = connected
             .map_err(|_| Failure::Deadline)?
             .map_err(|source| Failure::Application { target, source })?;
-        let leg = Leg::new(stream)?;
+        let leg = Leg::new(stream, seat)?;
         let own: SocketAddr = leg.local_addr()?;
         Ok((leg, self.own_legs.enter((own, target))))
     }

@@ -15,6 +15,7 @@ mod outbound;
 mod own_legs;
 mod plaintext;
 mod pods;
+mod room;
 mod serve;
 mod standing;
 

@@ -21,6 +21,7 @@ use crate::{
     failure::Failure,
     headers::connect_headers,
     leg::Leg,
+    room::Seat,
     serve::Pod,
 };
 
@@ -30,10 +31,10 @@ enum Upstream {
 }
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
-    pub(crate) async fn outbound(self: Arc<Self>, arrival: Arrival) {
+    pub(crate) async fn outbound(self: Arc<Self>, arrival: Arrival, seat: Seat) {
         let Arrival { stream, client, destination } = arrival;
         let mut ledger = self.proxy.ledgers.open(Role::Outbound, self.local.uid.clone(), client, destination);
-        let outcome = match Leg::new(stream) {
+        let outcome = match Leg::new(stream, seat) {
             Ok(application) => self.carry_out(application, client, destination, &mut ledger).await,
             Err(error) => Failure::from(error).into_outcome(),
         };
@@ -120,6 +121,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         permit: Permit<PassthroughRoute>,
         source: &Workload,
     ) -> Result<Upstream, Failure> {
+        let seat = self.room.take().ok_or(Failure::Crowded)?;
         let PassthroughRoute { target, destination, .. } = permit.into_route();
         let connected = match destination {
             // Through its service a pod has reached itself: it must not be captured a second time.
@@ -129,7 +131,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             _ => self.sockets.connect(target).await,
         };
         let stream = connected.map_err(|source| Failure::Connect { target, source })?;
-        Ok(Upstream::Socket(Leg::new(stream)?))
+        Ok(Upstream::Socket(Leg::new(stream, seat)?))
     }
 }
 

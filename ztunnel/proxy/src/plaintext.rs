@@ -13,17 +13,18 @@ use crate::{
     failure::Failure,
     leg::Leg,
     own_legs::OwnLeg,
+    room::Seat,
     serve::Pod,
     standing::{Claim, Place},
 };
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
-    pub(crate) async fn inbound_plaintext(self: Arc<Self>, arrival: Arrival) {
+    pub(crate) async fn inbound_plaintext(self: Arc<Self>, arrival: Arrival, seat: Seat) {
         let Arrival { stream, client, destination } = arrival;
         let uid = self.local.uid.clone();
         let mut ledger = self.proxy.ledgers.open(Role::InboundPlaintext, uid, client, destination);
         ledger.set_path(Path::Plaintext);
-        let outcome = match Leg::new(stream) {
+        let outcome = match Leg::new(stream, seat) {
             Ok(leg) => self.carry_plaintext(leg, client, destination, &mut ledger).await,
             Err(error) => Failure::from(error).into_outcome(),
         };

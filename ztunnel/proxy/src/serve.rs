@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use model::{Role, SharedSnapshot, Snapshot, SvidSource};
 use telemetry::{Ledgers, RateLimited, metrics::ActiveProxy};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tunnel::Tunnel;
 
-use crate::{LocalWorkload, PodSockets, Stop, gate::Gate, own_legs::OwnLegs, standing::Standing};
+use crate::{LocalWorkload, PodSockets, Stop, gate::Gate, own_legs::OwnLegs, room::Room, standing::Standing};
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ pub struct ProxySettings {
     /// Inbound handshakes under way, per pod and in the whole daemon. More cut the oldest.
     pub handshakes_per_pod: usize,
     pub handshakes: usize,
+    /// Sockets that connections may hold, in the whole daemon; one pod's at most three quarters of them.
+    pub sockets: usize,
     /// How soon open connections feel a change of the mesh state.
     pub recheck_interval: Duration,
 }
@@ -29,6 +32,7 @@ impl Default for ProxySettings {
             connect_deadline: Duration::from_secs(10),
             handshakes_per_pod: 256,
             handshakes: 2048,
+            sockets: 16_384,
             recheck_interval: Duration::from_secs(1),
         }
     }
@@ -41,6 +45,7 @@ pub struct Proxy<S: SvidSource> {
     pub(crate) tunnel: Tunnel<S>,
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) handshakes: Arc<Gate>,
+    pub(crate) seats: Arc<Semaphore>,
     /// Of what strangers can cause.
     pub(crate) log: RateLimited,
 }
@@ -58,7 +63,8 @@ impl<S: SvidSource> Proxy<S> {
     ) -> Arc<Self> {
         let handshakes = Gate::new(settings.handshakes);
         let log = RateLimited::new(LOGGED, LOG_INTERVAL);
-        Arc::new(Self { settings, snapshot, tunnel, ledgers, handshakes, log })
+        let seats = Arc::new(Semaphore::new(settings.sockets));
+        Arc::new(Self { settings, snapshot, tunnel, ledgers, handshakes, seats, log })
     }
 
     /// Serves one enrolled pod until `stop.cut` fires, then ends all that is open and returns when it has ended.
@@ -69,6 +75,7 @@ impl<S: SvidSource> Proxy<S> {
         let _cut_on_drop = cut.clone().drop_guard();
         let _counted = ActiveProxy::new();
         let standing = Standing::new(local.mtls.clone());
+        let room = Room::new(&self.seats, self.settings.sockets);
         let pod = Arc::new(Pod {
             handshakes: Gate::new(self.settings.handshakes_per_pod),
             proxy: self,
@@ -78,6 +85,7 @@ impl<S: SvidSource> Proxy<S> {
             tasks: TaskTracker::new(),
             standing,
             own_legs: Arc::default(),
+            room,
         });
         let service = async {
             tokio::join!(
@@ -105,6 +113,7 @@ pub(crate) struct Pod<S: SvidSource, P> {
     pub(crate) handshakes: Arc<Gate>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) own_legs: Arc<OwnLegs>,
+    pub(crate) room: Room,
 }
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {

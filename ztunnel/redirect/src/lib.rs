@@ -8,6 +8,7 @@
 mod address;
 mod bpf;
 pub mod check;
+mod descriptors;
 mod error;
 mod guard;
 mod kernel_log;
@@ -25,6 +26,7 @@ mod scratch;
 mod socket;
 mod sysctl;
 
+pub use descriptors::raise_descriptor_limit;
 pub use error::RedirectError;
 pub use guard::Finding;
 pub use maps::VerdictCounts;

@@ -19,6 +19,7 @@ pub mod names {
     pub const ACTIVE_PROXIES: &str = "workload_manager_active_proxy_count";
     pub const HANDSHAKE_FAILURES: &str = "ztunnel_handshake_failures_total";
     pub const REJECTED_REQUESTS: &str = "ztunnel_rejected_requests_total";
+    pub const LIMITED: &str = "ztunnel_connections_limited_total";
     pub const ACCEPT_FAILURES: &str = "ztunnel_accept_failures_total";
     pub const STATE_UPDATES: &str = "ztunnel_state_updates_total";
     pub const CERTIFICATE_EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
@@ -62,6 +63,7 @@ pub fn describe() {
         names::REJECTED_REQUESTS,
         "HTTP/2 requests of proven peers that were no proper CONNECT."
     );
+    describe_counter!(names::LIMITED, "Connections that waited, since others held all descriptors.");
     describe_counter!(names::ACCEPT_FAILURES, "Failures of accept(2) on a pod's listeners.");
     describe_counter!(names::STATE_UPDATES, "Changes of the mesh state, by whether they were accepted.");
     describe_gauge!(
@@ -80,6 +82,11 @@ pub fn requests_rejected(count: u64) {
 
 pub fn accept_failed() {
     counter!(names::ACCEPT_FAILURES).increment(1);
+}
+
+/// An arrival had to wait for another connection's end.
+pub fn connections_limited() {
+    counter!(names::LIMITED).increment(1);
 }
 
 pub fn build_info(version: &'static str) {

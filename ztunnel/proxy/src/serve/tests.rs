@@ -35,7 +35,7 @@ impl PodSockets for NoSockets {
     }
 }
 
-fn task_size<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+fn task_size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
     size_of::<F>()
 }
 

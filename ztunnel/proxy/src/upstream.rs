@@ -1,0 +1,255 @@
+//! From an application's connection to the one that serves it: resolve, authorize, connect.
+//!
+//! No byte of the application is sent before the far side has said that it stands. So if an endpoint fails before, nothing
+//! was delivered, and another endpoint of the service is tried before the application hears of it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use model::{
+    ClientAddr, OriginalDst, PassthroughRoute, Permit, Refusal, Snapshot, SpiffeId, SvidSource, TunnelRoute,
+    Workload, WorkloadUid,
+    authorize::{OutboundPermit, authorize_outbound},
+    resolve::{Choice, NamedRoute, Pick, Resolved, Route, Way, resolve},
+};
+use telemetry::{
+    Ledger, Path,
+    metrics::{connect_retried, endpoint_set_aside},
+};
+use tokio::time::{Instant, timeout_at};
+use tunnel::{ConnectFn, DialError, TunnelStream};
+
+use crate::{
+    PodSockets, failure::Failure, headers::connect_headers, leg::Leg, serve::Pod, turns::Turns,
+};
+
+/// Addresses of one host name that are tried.
+const ADDRESSES_OF_A_NAME: u32 = 3;
+
+pub(crate) enum Upstream {
+    Tunnel(TunnelStream),
+    Socket(Leg),
+}
+
+/// Who connects, as one state knows it.
+struct Outset<'a> {
+    snapshot: &'a Snapshot,
+    source: &'a Arc<Workload>,
+    client: ClientAddr,
+}
+
+/// An attempt that came to nothing.
+struct Stumble {
+    failure: Failure,
+    /// The identities that the two ends have proven to each other none the less.
+    proven: Option<(SpiffeId, SpiffeId)>,
+}
+
+impl<S: SvidSource, P: PodSockets> Pod<S, P> {
+    /// Whatever is tried, it is over at `until`.
+    pub(crate) async fn connect_upstream(
+        &self,
+        client: ClientAddr,
+        destination: OriginalDst,
+        until: Instant,
+        ledger: &mut Ledger,
+    ) -> Result<Upstream, Failure> {
+        let snapshot = self.snapshot();
+        let uid = &self.local.uid;
+        let source = snapshot.workload(uid).ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
+        ledger.set_source(source);
+        refuse_loop(source, client, destination)?;
+        let outset = Outset { snapshot: &snapshot, source, client };
+        let mut turns = Turns::new(self.proxy.settings.attempts.max(1), until);
+        let connected = self.connect_somewhere(&outset, destination, &mut turns, ledger).await;
+        connected.map_err(|Stumble { failure, proven }| {
+            if let Some((own, peer)) = proven {
+                ledger.set_identities(own, peer);
+            }
+            failure
+        })
+    }
+
+    async fn connect_somewhere(
+        &self,
+        outset: &Outset<'_>,
+        destination: OriginalDst,
+        turns: &mut Turns,
+        ledger: &mut Ledger,
+    ) -> Result<Upstream, Stumble> {
+        let mut tried: Vec<WorkloadUid> = Vec::new();
+        loop {
+            let Resolved { way, pick } = self.resolve(outset, destination, &tried)?;
+            let others = pick.as_ref().is_some_and(|pick| pick.alternatives);
+            let until = turns.next(Instant::now(), others).ok_or(Failure::Deadline)?;
+            let attempt = Box::pin(self.attempt(outset, way, until, ledger));
+            let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(Failure::Deadline.into()));
+            let Some(pick) = pick else { return result };
+            match result {
+                Ok(upstream) => {
+                    self.outliers.lock().succeeded(&pick.service, &pick.endpoint);
+                    return Ok(upstream);
+                }
+                Err(stumble) => {
+                    let elsewhere = stumble.failure.is_of_endpoint();
+                    if elsewhere {
+                        self.note_failure(&pick, &stumble.failure);
+                    }
+                    if !(elsewhere && others) || turns.are_over() {
+                        return Err(stumble);
+                    }
+                    connect_retried(stumble.failure.reason());
+                    tried.push(pick.endpoint);
+                }
+            }
+        }
+    }
+
+    fn resolve(
+        &self,
+        outset: &Outset<'_>,
+        destination: OriginalDst,
+        tried: &[WorkloadUid],
+    ) -> Result<Resolved, Refusal> {
+        let mut choice = Choice { dice: rand::random(), tried, outliers: None };
+        let outliers = self.outliers.lock();
+        if outliers.is_empty() {
+            drop(outliers);
+            return resolve(outset.snapshot, outset.source, destination, &choice);
+        }
+        choice.outliers = Some((&outliers, Instant::now().into_std()));
+        resolve(outset.snapshot, outset.source, destination, &choice)
+    }
+
+    fn note_failure(&self, pick: &Pick, failure: &Failure) {
+        let now = Instant::now().into_std();
+        let set_aside = self.outliers.lock().failed(&pick.service, &pick.endpoint, now);
+        if let Some(length) = set_aside {
+            endpoint_set_aside();
+            let (service, port) = &pick.service;
+            self.proxy.log.warn(
+                "endpoint_set_aside",
+                &pick.endpoint,
+                format_args!("{service}:{port}, for {} s: {failure}", length.as_secs()),
+            );
+        }
+    }
+
+    async fn attempt(
+        &self,
+        outset: &Outset<'_>,
+        way: Way,
+        until: Instant,
+        ledger: &mut Ledger,
+    ) -> Result<Upstream, Stumble> {
+        match way {
+            Way::Route(route) => self.connect_along(outset, route, ledger).await,
+            Way::ByName(named) => self.connect_by_name(outset, &named, until, ledger).await,
+        }
+    }
+
+    /// One address of the name after the other.
+    async fn connect_by_name(
+        &self,
+        outset: &Outset<'_>,
+        named: &NamedRoute,
+        until: Instant,
+        ledger: &mut Ledger,
+    ) -> Result<Upstream, Stumble> {
+        record(ledger, Some(named.destination()), named.service(), Path::Unresolved);
+        let answer = self.proxy.names.addresses(named.hostname()).await.map_err(Failure::Name)?;
+        let addresses: Vec<IpAddr> = named.candidates(outset.source, &answer, rand::random())?;
+        let mut turns = Turns::new(ADDRESSES_OF_A_NAME, until);
+        let mut last = Stumble::from(Failure::Deadline);
+        for (index, &ip) in addresses.iter().enumerate() {
+            let others = index + 1 < addresses.len();
+            let Some(until) = turns.next(Instant::now(), others) else { break };
+            let attempt = self.connect_along(outset, named.at(outset.snapshot, outset.source, ip), ledger);
+            match timeout_at(until, attempt).await {
+                Ok(Err(stumble)) if stumble.failure.is_of_endpoint() => last = stumble,
+                Ok(result) => return result,
+                Err(_) => last = Failure::Deadline.into(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_along(
+        &self,
+        outset: &Outset<'_>,
+        route: Route,
+        ledger: &mut Ledger,
+    ) -> Result<Upstream, Stumble> {
+        record_route(ledger, &route);
+        match authorize_outbound(route)? {
+            OutboundPermit::Tunnel(permit) => self.dial(outset, permit, ledger).await,
+            OutboundPermit::Passthrough(permit) => Ok(self.pass_through(permit, outset.source).await?),
+        }
+    }
+
+    async fn dial(
+        &self,
+        outset: &Outset<'_>,
+        permit: Permit<TunnelRoute>,
+        ledger: &mut Ledger,
+    ) -> Result<Upstream, Stumble> {
+        let route = permit.route();
+        let headers = connect_headers(outset.source, outset.client, route.service.as_deref());
+        let own = route.source.clone();
+        let only_expected = sole(&route.expected);
+        let sockets = Arc::clone(&self.sockets);
+        let connect: ConnectFn =
+            Box::new(move |address| Box::pin(async move { sockets.connect(address).await }));
+        match self.proxy.tunnel.dial(permit, headers, connect).await {
+            Ok(dialed) => {
+                ledger.set_identities(own, dialed.peer);
+                Ok(Upstream::Tunnel(dialed.stream))
+            }
+            Err(error) => {
+                // Who answers has proven its identity before.
+                let answered = matches!(error, DialError::Refused(_));
+                let proven = only_expected.filter(|_| answered).map(|peer| (own, peer));
+                Err(Stumble { failure: error.into(), proven })
+            }
+        }
+    }
+
+    async fn pass_through(
+        &self,
+        permit: Permit<PassthroughRoute>,
+        source: &Workload,
+    ) -> Result<Upstream, Failure> {
+        let seat = self.room.take().ok_or(Failure::Crowded)?;
+        let PassthroughRoute { target, destination, .. } = permit.into_route();
+        let connected = match destination {
+            // Through its service a pod has reached itself: it must not be captured a second time.
+            Some(destination) if destination.uid == source.uid => {
+                self.sockets.connect_application(None, target).await
+            }
+            _ => self.sockets.connect(target).await,
+        };
+        let stream = connected.map_err(|source| Failure::Connect { target, source })?;
+        Ok(Upstream::Socket(Leg::new(stream, seat)?))
+    }
+}
+
+impl<E: Into<Failure>> From<E> for Stumble {
+    fn from(error: E) -> Self {
+        Self { failure: error.into(), proven: None }
+    }
+}
+
+/// The pod's own addresses and what the kernel makes its own are never captured; if they come here, steering is
+/// broken and to connect would bring them here again. So would an address of the pod that the mesh does not know:
+/// the kernel gives a connection to it that very address as its source.
+fn refuse_loop(
+    source: &Workload,
+    ClientAddr(client): ClientAddr,
+    OriginalDst(destination): OriginalDst,
+) -> Result<(), Failure> {
+    let ip = destination.ip().to_canonical();
+    let returns = ip == client.ip().to_canonical();
+    if returns || ip.is_loopback() || ip.is_unspecified() || source.has_ip(ip) {
+        return Err(Failure::Loop(destination));
+    }
+    Ok(())
+}
