@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod client;
 mod daemon;
+pub mod dns;
 mod eventually;
 mod mesh;
 mod names;

@@ -21,6 +21,7 @@ pub(super) fn state(topology: &Topology, plan: &MeshPlan) -> Value {
     let workloads: Vec<Value> = pods
         .filter(|(_, pod)| plan.of(pod.name()).in_state)
         .map(|(node, pod)| workload(node, pod, plan))
+        .chain(plan.workloads.iter().cloned())
         .collect();
     json!({ "workloads": workloads, "services": plan.services, "policies": plan.policies })
 }
@@ -28,7 +29,7 @@ pub(super) fn state(topology: &Topology, plan: &MeshPlan) -> Value {
 fn workload(node: &Node, pod: &Pod, plan: &MeshPlan) -> Value {
     let name = pod.name();
     let pod_plan = plan.of(name);
-    json!({
+    let mut workload = json!({
         "uid": Mesh::uid(name),
         "name": name,
         "namespace": "default",
@@ -42,7 +43,11 @@ fn workload(node: &Node, pod: &Pod, plan: &MeshPlan) -> Value {
         "canonicalRevision": "latest",
         "workloadName": name,
         "authorizationPolicies": pod_plan.policies,
-    })
+    });
+    for (field, value) in pod_plan.workload {
+        workload[field] = value;
+    }
+    workload
 }
 
 pub(super) fn pods(node: &Node, plan: &MeshPlan) -> Value {

@@ -20,6 +20,8 @@ pub struct PodPlan {
     pub exclude_outbound_ports: Vec<u16>,
     pub exclude_inbound_ports: Vec<u16>,
     pub policies: Vec<String>,
+    /// What the state says of it besides, or otherwise.
+    pub workload: Map<String, Value>,
 }
 
 impl Default for PodPlan {
@@ -33,7 +35,15 @@ impl Default for PodPlan {
             exclude_outbound_ports: Vec::new(),
             exclude_inbound_ports: Vec::new(),
             policies: Vec::new(),
+            workload: Map::new(),
         }
+    }
+}
+
+impl PodPlan {
+    /// One field of the workload in the state.
+    pub fn says(&mut self, field: &str, value: impl Into<Value>) {
+        self.workload.insert(field.to_owned(), value.into());
     }
 }
 
@@ -43,7 +53,8 @@ pub struct MeshPlan {
     pub(super) binary: PathBuf,
     /// Those that differ from the default.
     pub pods: BTreeMap<String, PodPlan>,
-    /// As in the state file.
+    /// As in the state file; workloads besides the pods.
+    pub workloads: Vec<Value>,
     pub services: Vec<Value>,
     pub policies: Vec<Value>,
     /// More of the daemons' configuration.
@@ -56,6 +67,7 @@ impl MeshPlan {
             nodes: nodes.iter().map(|&pods| pods.to_owned()).collect(),
             binary: default_binary(),
             pods: BTreeMap::new(),
+            workloads: Vec::new(),
             services: Vec::new(),
             policies: Vec::new(),
             settings: Map::new(),
@@ -71,6 +83,11 @@ impl MeshPlan {
     /// Says how a pod differs from an ordinary one.
     pub fn pod(mut self, name: &str, change: impl FnOnce(&mut PodPlan)) -> Self {
         change(self.pods.entry(name.to_owned()).or_default());
+        self
+    }
+
+    pub fn workload(mut self, workload: Value) -> Self {
+        self.workloads.push(workload);
         self
     }
 
