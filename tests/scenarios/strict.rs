@@ -6,6 +6,7 @@ use std::{
 };
 
 use nix::net::if_::if_nametoindex;
+use serde_json::Value;
 use testkit::{
     Mesh, MeshPlan, Place,
     client::Dial,
@@ -75,10 +76,12 @@ fn no_address_of_a_strict_pod_takes_plaintext() {
         .unwrap();
     let servers = ["strict", "lax"].map(|pod| Server::start(mesh.pod(pod), PORT, Behaviour::Echo).unwrap());
     let [strict, lax] = ["strict", "lax"].map(|pod| link_local(mesh.pod(pod)));
-    for from in ["stranger", "client"].map(|pod| mesh.pod(pod)) {
+    for (number, from) in ["stranger", "client"].map(|pod| mesh.pod(pod)).into_iter().enumerate() {
         let scoped = |ip| SocketAddrV6::new(ip, PORT, 0, eth0_of(from)).into();
         assert_eq!(say(from, scoped(lax)).unwrap(), MESSAGE, "link-local addresses do not work at all");
-        assert_turned_away(from, scoped(strict));
+        let error = say(from, scoped(strict)).expect_err("a strict pod took plaintext");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "from {}", from.name());
+        eventually("the refusal is logged", || (refusals(&mesh, strict) == number + 1).then_some(()));
     }
     for added in ["10.1.1.99", "fd01:0:0:1::99"] {
         assert_refused(
@@ -91,10 +94,11 @@ fn no_address_of_a_strict_pod_takes_plaintext() {
     assert_eq!(servers.map(|server| server.accepted()), [0, 2]);
 }
 
-#[track_caller]
-fn assert_turned_away(from: &Place, target: SocketAddr) {
-    let error = say(from, target).expect_err("a strict pod took plaintext");
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "from {} to {target}", from.name());
+/// At an address that is not the workload's. The log shows a link-local one with the scope it has in the pod.
+fn refusals(mesh: &Mesh, ip: Ipv6Addr) -> usize {
+    let at_ip = |line: &Value| line["dst.addr"].as_str().is_some_and(|text| text.contains(&ip.to_string()));
+    let lines = mesh.daemon(1).access_log().unwrap();
+    lines.iter().filter(|line| at_ip(line) && line["reason"] == "wrong_destination").count()
 }
 
 fn eth0_of(place: &Place) -> u32 {
