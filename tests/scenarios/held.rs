@@ -38,10 +38,7 @@ impl Held {
 
     /// Waits for the end that the other side makes, and says which it was; `None` is a graceful one.
     pub(crate) fn ended(&mut self) -> Option<io::ErrorKind> {
-        match self.0.read(&mut [0; 1]) {
-            Ok(_) => None,
-            Err(error) => Some(error.kind()),
-        }
+        self.0.read(&mut [0; 1]).err().map(|error| error.kind())
     }
 
     /// The client's address and the server's.
