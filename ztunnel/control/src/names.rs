@@ -3,7 +3,7 @@
 //! Answers, also those that say there is nothing, are remembered for as long as they say, within limits of ours. However
 //! many connections ask for one name at once, it is looked up once; and only so many names at a time.
 
-use std::{collections::HashMap, fs, io, net::IpAddr, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::HashMap, fs, net::IpAddr, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use hickory_resolver::{
     TokioResolver,
@@ -54,33 +54,25 @@ pub struct Names(Arc<Inner>);
 
 struct Inner {
     settings: NameSettings,
-    resolver: TokioResolver,
+    /// Or why nobody can be asked.
+    resolver: Result<TokioResolver, Arc<str>>,
     under_way: Mutex<HashMap<Arc<str>, Arc<LookUp>>>,
 }
 
 type LookUp = SetOnce<Result<Arc<[IpAddr]>, NameError>>;
 
 impl Names {
-    /// Asks the servers that `resolv_conf` names, in the form of resolv.conf(5).
-    pub fn open(resolv_conf: &Path, settings: NameSettings) -> io::Result<Self> {
-        let (config, options) = parse_resolv_conf(fs::read(resolv_conf)?).map_err(io::Error::other)?;
-        Self::new(config, options, settings).map_err(io::Error::other)
+    /// Asks the servers that `resolv_conf` names, in the form of resolv.conf(5). Without it every look-up fails and says
+    /// so: most meshes have no workload that needs one.
+    pub fn open(resolv_conf: &Path, settings: NameSettings) -> Self {
+        let parsed = fs::read(resolv_conf).map_err(NetError::from).and_then(parse_resolv_conf);
+        let resolver = parsed.and_then(|(config, options)| resolver(config, options, &settings));
+        let resolver = resolver.map_err(|error| format!("{}: {error}", resolv_conf.display()).into());
+        Self::new(resolver, settings)
     }
 
-    fn new(
-        config: ResolverConfig,
-        mut options: ResolverOpts,
-        settings: NameSettings,
-    ) -> Result<Self, NetError> {
-        options.cache_size = settings.remembered;
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        // A workload's host name is not of this machine.
-        options.use_hosts_file = ResolveHosts::Never;
-        (options.positive_min_ttl, options.positive_max_ttl) = some(settings.positive);
-        (options.negative_min_ttl, options.negative_max_ttl) = some(settings.negative);
-        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        let resolver = builder.with_options(options).build()?;
-        Ok(Self(Arc::new(Inner { settings, resolver, under_way: Mutex::default() })))
+    fn new(resolver: Result<TokioResolver, Arc<str>>, settings: NameSettings) -> Self {
+        Self(Arc::new(Inner { settings, resolver, under_way: Mutex::default() }))
     }
 
     /// The look-up of this name that is under way, or a new one. It goes on if whoever asked goes away: others may
@@ -121,13 +113,29 @@ impl Inner {
         let mut name = Name::from_str(host).map_err(|error| failed(&error))?;
         // Whole as it is: this machine's search domains are none of the mesh's.
         name.set_fqdn(true);
-        let answer = timeout(self.settings.deadline, self.resolver.lookup_ip(name)).await;
+        let resolver = self.resolver.as_ref().map_err(|cause| failed(cause))?;
+        let answer = timeout(self.settings.deadline, resolver.lookup_ip(name)).await;
         match answer.map_err(|_| NameError::Deadline(Arc::clone(host)))? {
             Ok(found) => Ok(found.iter().take(self.settings.addresses).collect()),
             Err(error) if error.is_no_records_found() => Err(NameError::NotFound(Arc::clone(host))),
             Err(error) => Err(failed(&error)),
         }
     }
+}
+
+fn resolver(
+    config: ResolverConfig,
+    mut options: ResolverOpts,
+    settings: &NameSettings,
+) -> Result<TokioResolver, NetError> {
+    options.cache_size = settings.remembered;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    // A workload's host name is not of this machine.
+    options.use_hosts_file = ResolveHosts::Never;
+    (options.positive_min_ttl, options.positive_max_ttl) = some(settings.positive);
+    (options.negative_min_ttl, options.negative_max_ttl) = some(settings.negative);
+    let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    builder.with_options(options).build()
 }
 
 fn some<T>((least, most): (T, T)) -> (Option<T>, Option<T>) {

@@ -47,6 +47,10 @@ pub(crate) struct Settings {
     /// The kubelet's cgroup: its connections are probes and reach the pods untouched [default: none].
     #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "DIR")]
     kubelet_cgroup: Option<PathBuf>,
+    /// Whom to ask for the addresses of workloads that have only a host name, as resolv.conf(5) has it
+    /// [default: /etc/resolv.conf].
+    #[arg(long, env = "ZTUNNEL_RESOLV_CONF", value_name = "FILE")]
+    resolv_conf: Option<PathBuf>,
     /// The embedded CA's key, PKCS#8 PEM; made with mode 0600 if it is not there.
     #[arg(long, env = "ZTUNNEL_CA_KEY", value_name = "FILE")]
     ca_key: Option<PathBuf>,
@@ -101,6 +105,7 @@ pub(crate) struct Config {
     pub(crate) cgroup_root: PathBuf,
     pub(crate) node_netns: PathBuf,
     pub(crate) kubelet_cgroup: Option<PathBuf>,
+    pub(crate) resolv_conf: PathBuf,
     pub(crate) ca_key: PathBuf,
     pub(crate) ca_certificate: PathBuf,
     pub(crate) certificate_lifetime: Span,
@@ -150,6 +155,7 @@ impl Settings {
             cgroup_root: self.cgroup_root.or(other.cgroup_root),
             node_netns: self.node_netns.or(other.node_netns),
             kubelet_cgroup: self.kubelet_cgroup.or(other.kubelet_cgroup),
+            resolv_conf: self.resolv_conf.or(other.resolv_conf),
             ca_key: self.ca_key.or(other.ca_key),
             ca_certificate: self.ca_certificate.or(other.ca_certificate),
             certificate_lifetime: self.certificate_lifetime.or(other.certificate_lifetime),
@@ -180,6 +186,7 @@ impl Config {
             cgroup_root: settings.cgroup_root.map_or_else(default_cgroup_root, Ok)?,
             node_netns: settings.node_netns.unwrap_or_else(|| "/proc/1/ns/net".into()),
             kubelet_cgroup: settings.kubelet_cgroup,
+            resolv_conf: settings.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
             ca_key: needed(settings.ca_key, "caKey", "--ca-key")?,
             ca_certificate: needed(settings.ca_certificate, "caCertificate", "--ca-certificate")?,
             certificate_lifetime: settings

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use control::{
-    CertificateEvent, CertificateSettings, Certificates, EmbeddedCa, PodsFile, StateFile, system_clock,
+    CertificateEvent, CertificateSettings, Certificates, EmbeddedCa, NameSettings, Names, PodsFile,
+    StateFile, system_clock,
 };
 use model::SharedSnapshot;
 use proxy::{Proxy, ProxySettings};
@@ -70,7 +71,9 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
     let ledgers = Arc::<Ledgers>::default();
     let tunnel = Tunnel::new(tunnel_settings(&config), Arc::clone(&certificates));
     let proxy_settings = proxy_settings(&config);
-    let proxy = Proxy::new(proxy_settings, Arc::clone(&snapshot), tunnel.clone(), Arc::clone(&ledgers));
+    let names = Arc::new(Names::open(&config.resolv_conf, NameSettings::default()));
+    let proxy =
+        Proxy::new(proxy_settings, Arc::clone(&snapshot), tunnel.clone(), Arc::clone(&ledgers), names);
     let redirector = Arc::new(start_redirector(&config, data_plane.handle())?);
     let beating = Arc::clone(&redirector);
     data_plane.spawn(async move { beating.keep_beating().await });

@@ -3,9 +3,9 @@
 use std::{io, net::SocketAddr};
 
 use http::StatusCode;
-use model::{Refusal, refusal::RefusalKind};
+use model::{Refusal, names::NameError, refusal::RefusalKind};
 use telemetry::{Outcome, ResponseFlags};
-use tunnel::{DialError, StreamError};
+use tunnel::{DialError, Phase, StreamError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     Loop(SocketAddr),
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error("connecting to {target}: {source}")]
     Connect { target: SocketAddr, source: io::Error },
     #[error("the application at {target}: {source}")]
@@ -35,12 +37,27 @@ impl Failure {
             Self::Refused(refusal) => refusal.reason(),
             Self::Loop(_) => "loop",
             Self::Dial(error) => error.reason(),
+            Self::Name(error) => error.reason(),
             Self::Connect { .. } => "connect",
             Self::Application { .. } => "application_connect",
             Self::Crowded => "crowded",
             Self::Deadline => "connect_deadline",
             Self::Stream(error) => error.reason(),
             Self::Socket(_) => "socket",
+        }
+    }
+
+    /// Whether it says something of the endpoint that was tried, so that another may do better. What is wrong with this
+    /// pod or this daemon, or what the far side forbids, would be the same elsewhere.
+    pub(crate) fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => matches!(refusal, Refusal::UnusableHostName(_)),
+            Self::Dial(error) => is_of_peer(error),
+            Self::Connect { source, .. } => is_of_network(source),
+            Self::Name(_) | Self::Deadline => true,
+            Self::Loop(_) | Self::Application { .. } | Self::Crowded | Self::Stream(_) | Self::Socket(_) => {
+                false
+            }
         }
     }
 
@@ -64,4 +81,38 @@ impl Failure {
         };
         Outcome::Failed { flags, reason: self.reason(), error: self.to_string() }
     }
+}
+
+/// Before the answer to a CONNECT no byte of the application is sent, so each of these delivered nothing.
+fn is_of_peer(error: &DialError) -> bool {
+    match error {
+        DialError::Connect(error) => is_of_network(error),
+        DialError::Deadline(phase) => *phase != Phase::Svid,
+        DialError::Refused(status) => *status == StatusCode::SERVICE_UNAVAILABLE,
+        DialError::Tls(_) | DialError::PeerIdentity { .. } | DialError::Reset(_) | DialError::Http2(_) => {
+            true
+        }
+        DialError::Svid(_)
+        | DialError::Certificate(_)
+        | DialError::BadHeader
+        | DialError::Draining
+        | DialError::Retired
+        | DialError::PoolFull => false,
+    }
+}
+
+/// Not a lack of our own, such as of descriptors or ports.
+fn is_of_network(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionRefused
+            | ConnectionReset
+            | ConnectionAborted
+            | TimedOut
+            | HostUnreachable
+            | NetworkUnreachable
+    )
 }

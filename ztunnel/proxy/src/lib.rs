@@ -18,6 +18,8 @@ mod pods;
 mod room;
 mod serve;
 mod standing;
+mod turns;
+mod upstream;
 
 pub use pods::{Arrival, LocalWorkload, PodSockets, Stop};
 pub use serve::{Proxy, ProxySettings};

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use model::{Role, SharedSnapshot, Snapshot, SvidSource};
+use model::{
+    Role, SharedSnapshot, Snapshot, SvidSource,
+    names::HostNames,
+    outlier::{OutlierSettings, Outliers},
+};
+use parking_lot::Mutex;
 use telemetry::{Ledgers, RateLimited, metrics::ActiveProxy};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -17,6 +22,11 @@ mod tests;
 pub struct ProxySettings {
     /// From accept until the connection stands, all steps together.
     pub connect_deadline: Duration,
+    /// How many endpoints of a service are tried for one connection.
+    pub attempts: u32,
+    /// When endpoints that keep failing are set aside. Each pod keeps its own account: what fails for one, such as by a
+    /// network policy of its own, must not turn the others away.
+    pub outliers: OutlierSettings,
     /// Inbound handshakes under way, per pod and in the whole daemon. More cut the oldest.
     pub handshakes_per_pod: usize,
     pub handshakes: usize,
@@ -30,6 +40,8 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             connect_deadline: Duration::from_secs(10),
+            attempts: 3,
+            outliers: OutlierSettings::default(),
             handshakes_per_pod: 256,
             handshakes: 2048,
             sockets: 16_384,
@@ -44,6 +56,7 @@ pub struct Proxy<S: SvidSource> {
     pub(crate) snapshot: Arc<SharedSnapshot>,
     pub(crate) tunnel: Tunnel<S>,
     pub(crate) ledgers: Arc<Ledgers>,
+    pub(crate) names: Arc<dyn HostNames>,
     pub(crate) handshakes: Arc<Gate>,
     pub(crate) seats: Arc<Semaphore>,
     /// Of what strangers can cause.
@@ -60,11 +73,12 @@ impl<S: SvidSource> Proxy<S> {
         snapshot: Arc<SharedSnapshot>,
         tunnel: Tunnel<S>,
         ledgers: Arc<Ledgers>,
+        names: Arc<dyn HostNames>,
     ) -> Arc<Self> {
         let handshakes = Gate::new(settings.handshakes);
         let log = RateLimited::new(LOGGED, LOG_INTERVAL);
         let seats = Arc::new(Semaphore::new(settings.sockets));
-        Arc::new(Self { settings, snapshot, tunnel, ledgers, handshakes, seats, log })
+        Arc::new(Self { settings, snapshot, tunnel, ledgers, names, handshakes, seats, log })
     }
 
     /// Serves one enrolled pod until `stop.cut` fires, then ends all that is open and returns when it has ended.
@@ -78,6 +92,7 @@ impl<S: SvidSource> Proxy<S> {
         let room = Room::new(&self.seats, self.settings.sockets);
         let pod = Arc::new(Pod {
             handshakes: Gate::new(self.settings.handshakes_per_pod),
+            outliers: Mutex::new(Outliers::new(self.settings.outliers.clone())),
             proxy: self,
             local,
             sockets,
@@ -114,6 +129,7 @@ pub(crate) struct Pod<S: SvidSource, P> {
     pub(crate) standing: Arc<Standing>,
     pub(crate) own_legs: Arc<OwnLegs>,
     pub(crate) room: Room,
+    pub(crate) outliers: Mutex<Outliers>,
 }
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {

@@ -10,6 +10,7 @@ use model::{
     Workload, WorkloadUid,
     authorize::{OutboundPermit, authorize_outbound},
     resolve::{Choice, NamedRoute, Pick, Resolved, Route, Way, resolve},
+    service::Service,
 };
 use telemetry::{
     Ledger, Path,
@@ -18,9 +19,7 @@ use telemetry::{
 use tokio::time::{Instant, timeout_at};
 use tunnel::{ConnectFn, DialError, TunnelStream};
 
-use crate::{
-    PodSockets, failure::Failure, headers::connect_headers, leg::Leg, serve::Pod, turns::Turns,
-};
+use crate::{PodSockets, failure::Failure, headers::connect_headers, leg::Leg, serve::Pod, turns::Turns};
 
 /// Addresses of one host name that are tried.
 const ADDRESSES_OF_A_NAME: u32 = 3;
@@ -252,4 +251,39 @@ fn refuse_loop(
         return Err(Failure::Loop(destination));
     }
     Ok(())
+}
+
+fn record_route(ledger: &mut Ledger, route: &Route) {
+    match route {
+        Route::Tunnel(route) => {
+            let path = Path::Tunnel { gateway: route.gateway, target: route.authority };
+            record(ledger, Some(&route.destination), route.service.as_ref(), path);
+        }
+        Route::Passthrough(route) => {
+            let path = Path::Passthrough { target: route.target };
+            record(ledger, route.destination.as_ref(), route.service.as_ref(), path);
+        }
+    }
+}
+
+fn record(
+    ledger: &mut Ledger,
+    destination: Option<&Arc<Workload>>,
+    service: Option<&Arc<Service>>,
+    path: Path,
+) {
+    if let Some(destination) = destination {
+        ledger.set_destination(destination);
+    }
+    if let Some(service) = service {
+        ledger.set_service(service);
+    }
+    ledger.set_path(path);
+}
+
+fn sole(expected: &[SpiffeId]) -> Option<SpiffeId> {
+    match expected {
+        [only] => Some(only.clone()),
+        _ => None,
+    }
 }

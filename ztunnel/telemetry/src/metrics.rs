@@ -20,7 +20,10 @@ pub mod names {
     pub const HANDSHAKE_FAILURES: &str = "ztunnel_handshake_failures_total";
     pub const REJECTED_REQUESTS: &str = "ztunnel_rejected_requests_total";
     pub const LIMITED: &str = "ztunnel_connections_limited_total";
+    pub const BROKEN_SESSIONS: &str = "ztunnel_broken_sessions_total";
     pub const ACCEPT_FAILURES: &str = "ztunnel_accept_failures_total";
+    pub const RETRIES: &str = "ztunnel_connect_retries_total";
+    pub const SET_ASIDE: &str = "ztunnel_endpoints_set_aside_total";
     pub const STATE_UPDATES: &str = "ztunnel_state_updates_total";
     pub const CERTIFICATE_EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
 }
@@ -64,7 +67,13 @@ pub fn describe() {
         "HTTP/2 requests of proven peers that were no proper CONNECT."
     );
     describe_counter!(names::LIMITED, "Connections that waited, since others held all descriptors.");
+    describe_counter!(
+        names::BROKEN_SESSIONS,
+        "Inbound tunnels of proven peers that ended by a breach of HTTP/2 or its limits."
+    );
     describe_counter!(names::ACCEPT_FAILURES, "Failures of accept(2) on a pod's listeners.");
+    describe_counter!(names::RETRIES, "Endpoints that failed a connection before another was tried, by reason.");
+    describe_counter!(names::SET_ASIDE, "How often an endpoint that kept failing was set aside for a while.");
     describe_counter!(names::STATE_UPDATES, "Changes of the mesh state, by whether they were accepted.");
     describe_gauge!(
         names::CERTIFICATE_EXPIRY,
@@ -80,6 +89,10 @@ pub fn requests_rejected(count: u64) {
     counter!(names::REJECTED_REQUESTS).increment(count);
 }
 
+pub fn session_broken(reason: &'static str) {
+    counter!(names::BROKEN_SESSIONS, "reason" => reason).increment(1);
+}
+
 pub fn accept_failed() {
     counter!(names::ACCEPT_FAILURES).increment(1);
 }
@@ -87,6 +100,15 @@ pub fn accept_failed() {
 /// An arrival had to wait for another connection's end.
 pub fn connections_limited() {
     counter!(names::LIMITED).increment(1);
+}
+
+/// An endpoint failed a connection, and another is tried.
+pub fn connect_retried(reason: &'static str) {
+    counter!(names::RETRIES, "reason" => reason).increment(1);
+}
+
+pub fn endpoint_set_aside() {
+    counter!(names::SET_ASIDE).increment(1);
 }
 
 pub fn build_info(version: &'static str) {

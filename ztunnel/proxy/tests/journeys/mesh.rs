@@ -12,8 +12,13 @@ use std::{
 };
 
 use model::{
-    ClientAddr, OriginalDst, Role, SharedSnapshot, Snapshot, Workload, WorkloadUid, address::HBONE_PORT,
-    authorize::MtlsMode, policy::Policy, service::Service, workload::Protocol,
+    ClientAddr, OriginalDst, Role, SharedSnapshot, Snapshot, Workload, WorkloadUid,
+    address::HBONE_PORT,
+    authorize::MtlsMode,
+    names::{Addresses, HostNames, NameError},
+    policy::Policy,
+    service::Service,
+    workload::Protocol,
 };
 use telemetry::Ledgers;
 use tokio::{
@@ -176,6 +181,20 @@ impl PodSockets for PodOnLoopback {
     }
 }
 
+/// The names of the world: `outside.example` is [`OUTSIDE`], behind an address where nobody is.
+struct Phonebook;
+
+impl HostNames for Phonebook {
+    fn addresses<'a>(&'a self, host: &'a str) -> Addresses<'a> {
+        let found = match host {
+            "outside.example" => Ok([ip("10.0.9.8"), ip(OUTSIDE)].into()),
+            "own.example" => Ok([ip("127.0.0.1"), ip(C1)].into()),
+            _ => Err(NameError::NotFound(host.into())),
+        };
+        Box::pin(std::future::ready(found))
+    }
+}
+
 /// A pod, its node's proxy, and what that proxy says of itself.
 pub(crate) struct Node {
     pub(crate) sockets: Arc<PodOnLoopback>,
@@ -261,8 +280,13 @@ impl Node {
         let tunnel_settings = TunnelSettings { deadlines, ..TunnelSettings::default() };
         let tunnel = Tunnel::new(tunnel_settings, Arc::clone(authority));
         let ledgers = Arc::new(Ledgers::default());
-        let proxy =
-            Proxy::new(options.settings.clone(), Arc::clone(snapshot), tunnel.clone(), Arc::clone(&ledgers));
+        let proxy = Proxy::new(
+            options.settings.clone(),
+            Arc::clone(snapshot),
+            tunnel.clone(),
+            Arc::clone(&ledgers),
+            Arc::new(Phonebook),
+        );
         let sockets = Arc::new(PodOnLoopback::new(net, ip(address)).await);
         let stop = Stop::default();
         let (mtls, seen_mtls) = watch::channel(options.mtls);
