@@ -12,6 +12,7 @@ mod lifecycle;
 mod load;
 mod older;
 mod paths;
+mod peers;
 mod probes;
 mod state;
 mod streams;

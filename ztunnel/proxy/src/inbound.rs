@@ -9,11 +9,11 @@ use model::{
 };
 use telemetry::{
     End, Ledger, Outcome, Path,
-    metrics::{handshake_failed, requests_rejected},
+    metrics::{handshake_failed, requests_rejected, session_broken},
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tunnel::{Request, Session};
+use tunnel::{Request, Session, SessionEnd};
 
 use crate::{
     Arrival, PodSockets,
@@ -45,6 +45,11 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         if session.rejected() > 0 {
             requests_rejected(session.rejected());
             self.proxy.log.warn("not_a_connect", client.0, format_args!("of {}", shared.peer));
+        }
+        // What the network did to it is nobody's fault; this is the peer's.
+        if let Some(end @ SessionEnd::Http2(_)) = session.end() {
+            session_broken(end.reason());
+            self.proxy.log.warn(end.reason(), client.0, format_args!("{end}, of {}", shared.peer));
         }
     }
 
