@@ -72,7 +72,10 @@ pub fn describe() {
         "Inbound tunnels of proven peers that ended by a breach of HTTP/2 or its limits."
     );
     describe_counter!(names::ACCEPT_FAILURES, "Failures of accept(2) on a pod's listeners.");
-    describe_counter!(names::RETRIES, "Endpoints that failed a connection before another was tried, by reason.");
+    describe_counter!(
+        names::RETRIES,
+        "Endpoints that failed a connection before another was tried, by reason."
+    );
     describe_counter!(names::SET_ASIDE, "How often an endpoint that kept failing was set aside for a while.");
     describe_counter!(names::STATE_UPDATES, "Changes of the mesh state, by whether they were accepted.");
     describe_gauge!(
