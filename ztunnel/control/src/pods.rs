@@ -29,8 +29,9 @@ pub struct LocalPod {
     pub ips: Vec<IpAddr>,
     #[serde(default)]
     pub fail_mode: FailMode,
-    #[serde(default)]
-    pub mtls: MtlsMode,
+    /// What the node asks for this pod; `None` leaves it to the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsMode>,
     /// Destination ports that are never captured.
     #[serde(default)]
     pub exclude_outbound_ports: Vec<u16>,
@@ -121,6 +122,11 @@ fn check(pod: &LocalPod) -> Result<(), String> {
     }
     if pod.ips.is_empty() || families(true) > 1 || families(false) > 1 {
         return Err("ips: expected one address, or one of each family".to_owned());
+    }
+    if pod.mtls == Some(MtlsMode::Disable) {
+        return Err("mtls: `disable` must be known to all nodes, or they would send what this one refuses; \
+                    say it in the mesh's settings"
+            .to_owned());
     }
     if let Some(ip) = pod.ips.iter().find(|ip| !is_a_pods(**ip)) {
         return Err(format!("ips: `{ip}` cannot be a pod's address"));

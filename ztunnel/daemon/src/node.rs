@@ -4,10 +4,10 @@
 //! another namespace is let go and enrolled anew.
 
 mod leaving;
+mod strictness;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +19,7 @@ use control::{Certificates, LocalPod};
 use model::{SharedSnapshot, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
 use proxy::{LocalWorkload, Proxy, Stop};
-use redirect::{EnrolledPod, FailMode, Finding, OlderConnection, PodSpec, RedirectError, Redirector};
+use redirect::{EnrolledPod, Finding, OlderConnection, RedirectError, Redirector};
 use telemetry::Ledgers;
 use tokio::{
     runtime::Handle,
@@ -60,7 +60,9 @@ struct Enrolled {
     desired: LocalPod,
     pod: Arc<EnrolledPod>,
     stop: Stop,
-    mtls: watch::Sender<MtlsMode>,
+    mtls: watch::Sender<Option<MtlsMode>>,
+    /// What the kernel was told last.
+    strict: bool,
     service: Arc<JoinHandle<()>>,
 }
 
@@ -135,6 +137,7 @@ impl Node {
                         self.reconcile(&list).await;
                     }
                     self.keep_certificates();
+                    self.keep_strictness();
                 }
                 _ = inspections.tick() => self.inspect_all().await,
             }
@@ -224,26 +227,27 @@ impl Node {
     }
 
     async fn enrol_or_change(self: &Arc<Self>, desired: &LocalPod) -> Result<&'static str, RedirectError> {
+        let spec = self.spec_of(desired);
         let current = self.enrolled.lock().get(&desired.uid).cloned();
         match current {
             Some(current) if current.is_at_home_of(desired) => {
-                self.redirector.update(&current.pod, &spec_of(desired))?;
-                self.keep(current.with(desired));
+                self.redirector.update(&current.pod, &spec)?;
+                self.keep(current.with(desired, spec.strict));
                 return Ok("pod's settings changed");
             }
             Some(_) => self.let_go(&desired.uid),
             None => {}
         }
         if let Some(current) = self.reclaim(desired) {
-            self.keep(current.with(desired));
-            if let Err(error) = self.redirector.resume_capture(&current.pod, &spec_of(desired)).await {
+            self.keep(current.with(desired, spec.strict));
+            if let Err(error) = self.redirector.resume_capture(&current.pod, &spec).await {
                 self.let_go(&desired.uid);
                 return Err(error);
             }
             return Ok("pod enrolled again");
         }
         self.evict(desired).await;
-        let pod = Arc::new(self.redirector.enrol(spec_of(desired)).await?);
+        let pod = Arc::new(self.redirector.enrol(spec).await?);
         self.keep(self.serve(desired, pod));
         Ok("pod enrolled")
     }
@@ -254,7 +258,8 @@ impl Node {
         let local = LocalWorkload { uid: desired.uid.clone(), mtls: seen_mtls };
         let sockets = Arc::new(Sockets(Arc::clone(&pod)));
         let service = self.data_plane.spawn(Arc::clone(&self.proxy).serve(local, sockets, stop.clone()));
-        Enrolled { desired: desired.clone(), pod, stop, mtls, service: Arc::new(service) }
+        let strict = pod.spec().strict;
+        Enrolled { desired: desired.clone(), pod, stop, mtls, strict, service: Arc::new(service) }
     }
 
     fn keep(&self, enrolled: Enrolled) {
@@ -324,32 +329,14 @@ impl Enrolled {
     }
 
     /// Served from now on as `desired` says.
-    fn with(&self, desired: &LocalPod) -> Self {
+    fn with(&self, desired: &LocalPod, strict: bool) -> Self {
         self.mtls.send_replace(desired.mtls);
-        Self { desired: desired.clone(), ..self.clone() }
+        Self { desired: desired.clone(), strict, ..self.clone() }
     }
 }
 
 async fn finished(service: &JoinHandle<()>) {
     while !service.is_finished() {
         sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn spec_of(pod: &LocalPod) -> PodSpec {
-    let v4 = pod.ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
-    let v6 = pod.ips.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
-    PodSpec {
-        uid: pod.uid.clone(),
-        netns: pod.netns.clone(),
-        v4,
-        v6,
-        fail_mode: match pod.fail_mode {
-            control::FailMode::Closed => FailMode::Closed,
-            control::FailMode::Open => FailMode::Open,
-        },
-        strict: pod.mtls == MtlsMode::Strict,
-        excluded_outbound: pod.exclude_outbound_ports.clone(),
-        excluded_inbound: pod.exclude_inbound_ports.clone(),
     }
 }

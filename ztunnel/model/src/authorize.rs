@@ -1,20 +1,26 @@
 //! Whether a connection may be opened. The answer is a [`Permit`], which only this module can make and which
 //! opening a connection consumes: an unauthorized dial does not compile.
 
-use std::{net::SocketAddr, sync::Arc};
-
-use serde::{Deserialize, Serialize};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
-    ApplicationRoute, ClientAddr, PassthroughRoute, Refusal, Route, Snapshot, SpiffeId, TunnelRoute,
-    Workload,
+    ApplicationRoute, ClientAddr, NetworkAddress, PassthroughRoute, Refusal, Route, Snapshot, SpiffeId,
+    TunnelRoute, Workload,
     address::RESERVED_PORTS,
-    policy::{Action, Attributes, compiled::Compiled},
+    mtls::mtls_under,
+    policy::{Attributes, PolicyKey},
+    settings::{Egress, Regime},
     workload::Protocol,
 };
 
+mod judge;
 #[cfg(test)]
 mod tests;
+
+pub use crate::mtls::MtlsMode;
 
 /// Leave to open one connection along `R`.
 #[derive(Debug)]
@@ -38,23 +44,20 @@ pub enum OutboundPermit {
     Passthrough(Permit<PassthroughRoute>),
 }
 
-/// Whether a workload accepts connections that prove no identity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MtlsMode {
-    #[default]
-    Permissive,
-    Strict,
-}
-
-/// Outbound, the mesh decides at the destination; here only what could never work or would loop is refused.
-pub fn authorize_outbound(route: Route) -> Result<OutboundPermit, Refusal> {
+/// Outbound, the mesh decides at the destination; here only what could never work, would loop, or leaves the mesh
+/// when `source` must not, is refused.
+pub fn authorize_outbound(
+    snapshot: &Snapshot,
+    source: &Workload,
+    route: Route,
+) -> Result<OutboundPermit, Refusal> {
     match route {
         Route::Tunnel(route) => {
             refuse_reserved(route.authority.port())?;
             Ok(OutboundPermit::Tunnel(Permit(route)))
         }
         Route::Passthrough(route) => {
+            refuse_unknown(snapshot, source, &route)?;
             // A reserved port of a mesh workload is a proxy's: plaintext there loops or leaks.
             if route.destination.as_ref().is_some_and(|w| w.protocol == Protocol::Hbone) {
                 refuse_reserved(route.target.port())?;
@@ -72,72 +75,105 @@ pub struct InboundFacts<'a> {
     pub peer: Option<&'a SpiffeId>,
     /// The application's address.
     pub target: SocketAddr,
-    pub mtls: MtlsMode,
+    /// The mode that the workload's own node asks for, if it does.
+    pub mtls: Option<MtlsMode>,
+}
+
+/// What becomes of a connection, and what would.
+#[derive(Debug)]
+pub struct Verdict {
+    pub decision: Result<Allowed, Refusal>,
+    /// What becomes of it if all that is only audited is put in force; `None` where nothing is audited.
+    pub audit: Option<Audit>,
+}
+
+#[derive(Debug)]
+pub struct Allowed {
+    pub permit: Permit<ApplicationRoute>,
+    /// The policy that allows it; `None` where no policy is needed.
+    pub by: Option<PolicyKey>,
+}
+
+/// A decision that nobody acts on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audit {
+    Allowed { by: Option<PolicyKey> },
+    Refused(Refusal),
+}
+
+impl Audit {
+    /// `allowed`, or the refusal's own reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Allowed { .. } => "allowed",
+            Self::Refused(refusal) => refusal.reason(),
+        }
+    }
+
+    pub fn policy(&self) -> Option<&PolicyKey> {
+        match self {
+            Self::Allowed { by } => by.as_ref(),
+            Self::Refused(refusal) => refusal.policy(),
+        }
+    }
 }
 
 pub fn authorize_inbound(
     snapshot: &Snapshot,
     destination: &Arc<Workload>,
     facts: &InboundFacts<'_>,
-) -> Result<Permit<ApplicationRoute>, Refusal> {
-    let InboundFacts { client: ClientAddr(client), peer, target, mtls } = *facts;
+) -> Verdict {
     // Policies speak of IPv4 addresses as such, and a dual-stack socket shows them in IPv6 clothes.
-    let (client_ip, target) =
-        (client.ip().to_canonical(), SocketAddr::new(target.ip().to_canonical(), target.port()));
+    let client = facts.client.0.ip().to_canonical();
+    let target = SocketAddr::new(facts.target.ip().to_canonical(), facts.target.port());
+    let decide = |regime| decide(regime, snapshot, destination, client, target, facts);
+    let decision = decide(Regime::Enforced).map(|by| {
+        let source = (client != target.ip()).then_some(client);
+        let destination = Arc::clone(destination);
+        Allowed { permit: Permit(ApplicationRoute { destination, target, source }), by }
+    });
+    let audit = judge::is_audited(snapshot, destination).then(|| match decide(Regime::Audited) {
+        Ok(by) => Audit::Allowed { by },
+        Err(refusal) => Audit::Refused(refusal),
+    });
+    Verdict { decision, audit }
+}
+
+/// The policy that allows it, if one is needed.
+fn decide(
+    regime: Regime,
+    snapshot: &Snapshot,
+    destination: &Workload,
+    client: IpAddr,
+    target: SocketAddr,
+    facts: &InboundFacts<'_>,
+) -> Result<Option<PolicyKey>, Refusal> {
+    let InboundFacts { peer, mtls, .. } = *facts;
     if !destination.has_ip(target.ip()) {
         return Err(Refusal::WrongDestination(target));
     }
     refuse_reserved(target.port())?;
+    let mode = mtls_under(regime, snapshot, destination, target.port(), mtls).mode;
     match peer {
-        None if mtls == MtlsMode::Strict => return Err(Refusal::PlaintextInStrict),
+        None if mode == MtlsMode::Strict => return Err(Refusal::PlaintextInStrict),
+        Some(_) if mode == MtlsMode::Disable => return Err(Refusal::MtlsDisabled),
         Some(peer) if peer.trust_domain() != destination.identity.trust_domain() => {
             return Err(Refusal::OtherTrustDomain(peer.trust_domain().clone()));
         }
         _ => {}
     }
-    let attributes = Attributes {
-        peer,
-        source_ip: client_ip,
-        destination_ip: target.ip(),
-        destination_port: target.port(),
-    };
-    judge(snapshot, destination, &attributes)?;
-    let source = (client_ip != target.ip()).then_some(client_ip);
-    Ok(Permit(ApplicationRoute { destination: Arc::clone(destination), target, source }))
+    let attributes =
+        Attributes { peer, source_ip: client, destination_ip: target.ip(), destination_port: target.port() };
+    judge::judge(regime, snapshot, destination, &attributes)
 }
 
-/// Any DENY that matches denies; if any ALLOW is in force, one must match.
-fn judge(snapshot: &Snapshot, workload: &Workload, attributes: &Attributes<'_>) -> Result<(), Refusal> {
-    let sets = snapshot.policies_for(&workload.namespace).map(|set| set.of(false));
-    if let Some(policy) = sets.clone().find_map(|set| set.deny.matching(attributes)) {
-        return Err(Refusal::DeniedByPolicy(policy.clone()));
+fn refuse_unknown(snapshot: &Snapshot, source: &Workload, route: &PassthroughRoute) -> Result<(), Refusal> {
+    let address = NetworkAddress { network: source.network.clone(), ip: route.target.ip() };
+    let known = route.destination.is_some() || route.service.is_some() || snapshot.is_node_address(&address);
+    if known || snapshot.settings().egress(&source.namespace) == Egress::Passthrough {
+        return Ok(());
     }
-    let mut allows_in_force = sets.clone().any(|set| !set.allow.is_empty());
-    let mut allowed = sets.clone().any(|set| set.allow.matching(attributes).is_some());
-    for policy in selected(snapshot, workload) {
-        let policy = policy?;
-        match policy.policy.action {
-            _ if policy.policy.dry_run => {}
-            Action::Deny if policy.matches(attributes) => {
-                return Err(Refusal::DeniedByPolicy(policy.key.clone()));
-            }
-            Action::Deny => {}
-            Action::Allow => {
-                allows_in_force = true;
-                allowed = allowed || policy.matches(attributes);
-            }
-        }
-    }
-    if allows_in_force && !allowed { Err(Refusal::NotAllowed) } else { Ok(()) }
-}
-
-/// The policies that the workload names. One that the state lacks may be a DENY: its absence refuses.
-fn selected<'a>(
-    snapshot: &'a Snapshot,
-    workload: &'a Workload,
-) -> impl Iterator<Item = Result<&'a Arc<Compiled>, Refusal>> {
-    let keys = workload.authorization_policies.iter();
-    keys.map(|key| snapshot.compiled(key).ok_or_else(|| Refusal::UnknownPolicy(key.clone())))
+    Err(Refusal::NotInRegistry(route.target))
 }
 
 fn refuse_reserved(port: u16) -> Result<(), Refusal> {

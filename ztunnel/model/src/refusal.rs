@@ -32,12 +32,18 @@ pub enum Refusal {
     DeniedByPolicy(PolicyKey),
     #[error("policies are in force and none allows it")]
     NotAllowed,
+    #[error("nothing is allowed by default and no policy allows it")]
+    DefaultDeny,
     #[error("policy {0} applies to the workload but is not in the mesh state")]
     UnknownPolicy(PolicyKey),
     #[error("the workload accepts mutual TLS only and this connection is plaintext")]
     PlaintextInStrict,
+    #[error("the workload accepts plaintext only and this connection is tunnelled")]
+    MtlsDisabled,
     #[error("the peer's trust domain {0} is not the workload's own")]
     OtherTrustDomain(TrustDomain),
+    #[error("{0} is unknown to the mesh, and the source's namespace may connect only to what is known")]
+    NotInRegistry(SocketAddr),
 }
 
 /// What kind of answer a refusal is; the tunnel turns it into an HTTP status.
@@ -67,9 +73,12 @@ impl Refusal {
             Self::OtherNetwork(_) => "other_network_unsupported",
             Self::DeniedByPolicy(_) => "denied_by_policy",
             Self::NotAllowed => "not_allowed",
+            Self::DefaultDeny => "default_deny",
             Self::UnknownPolicy(_) => "unknown_policy",
             Self::PlaintextInStrict => "plaintext_in_strict",
+            Self::MtlsDisabled => "mtls_disabled",
             Self::OtherTrustDomain(_) => "other_trust_domain",
+            Self::NotInRegistry(_) => "not_in_registry",
         }
     }
 
@@ -78,9 +87,12 @@ impl Refusal {
             Self::WrongDestination(_) | Self::BadAuthority(_) => RefusalKind::Malformed,
             Self::DeniedByPolicy(_)
             | Self::NotAllowed
+            | Self::DefaultDeny
             | Self::UnknownPolicy(_)
             | Self::PlaintextInStrict
-            | Self::OtherTrustDomain(_) => RefusalKind::Denied,
+            | Self::MtlsDisabled
+            | Self::OtherTrustDomain(_)
+            | Self::NotInRegistry(_) => RefusalKind::Denied,
             Self::UnknownSource(_)
             | Self::UnknownDestination(_)
             | Self::ReservedPort(_)

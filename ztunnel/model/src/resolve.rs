@@ -10,6 +10,7 @@ use crate::{
     NetworkAddress, OriginalDst, Refusal, Snapshot, SpiffeId, Workload, WorkloadUid,
     address::HBONE_PORT,
     balance::Address,
+    mtls::{MtlsMode, mtls},
     outlier::{Outliers, ServicePort},
     service::{Mode, Service},
     snapshot::KnownService,
@@ -24,6 +25,7 @@ mod tests;
 mod waypoint;
 
 use endpoint::choose_endpoint;
+pub(crate) use endpoint::target_ports;
 pub use inbound::resolve_authority;
 pub use named::NamedRoute;
 use waypoint::{Gateway, passed_waypoint};
@@ -165,7 +167,9 @@ impl Resolver<'_> {
         let (endpoint, address, pick) = choose_endpoint(self, known, target)?;
         let service = Some(Arc::clone(&known.service));
         let way = match address {
-            Address::Known(target) => Way::Route(to_workload(self.source, endpoint, target, service)),
+            Address::Known(target) => {
+                Way::Route(to_workload(self.snapshot, self.source, endpoint, target, service))
+            }
             Address::ByName { port } => {
                 Way::ByName(NamedRoute { endpoint, port, service, asked: target.ip() })
             }
@@ -187,18 +191,20 @@ impl Resolver<'_> {
             let gateway = Gateway::of_waypoint(self, waypoint, target)?;
             return Ok(gateway.resolved(self.source, target, Arc::clone(workload), service.cloned()));
         }
-        Ok(to_workload(self.source, Arc::clone(workload), target, service.cloned()).into())
+        Ok(to_workload(self.snapshot, self.source, Arc::clone(workload), target, service.cloned()).into())
     }
 }
 
 fn to_workload(
+    snapshot: &Snapshot,
     source: &Workload,
     destination: Arc<Workload>,
     target: SocketAddr,
     service: Option<Arc<Service>>,
 ) -> Route {
-    let speaks_hbone =
-        destination.protocol == Protocol::Hbone && destination.network_mode == NetworkMode::Standard;
+    let speaks_hbone = destination.protocol == Protocol::Hbone
+        && destination.network_mode == NetworkMode::Standard
+        && mtls(snapshot, &destination, target.port(), None).mode != MtlsMode::Disable;
     // A pod that reaches itself through its service never leaves itself: there is nothing to encrypt.
     if !speaks_hbone || destination.uid == source.uid {
         return passthrough(source, target, Some(destination), service);

@@ -11,6 +11,7 @@ use crate::{
     NetworkAddress, Workload, WorkloadUid,
     policy::{Policy, PolicyKey, Scope, compiled::Compiled, index::PolicySet},
     service::{Service, ServiceKey},
+    settings::Settings,
     workload::NetworkMode,
 };
 
@@ -29,10 +30,13 @@ pub struct Snapshot {
     /// Those that have an address, in order; the first holds it. Two can only while a change is under way, such as a
     /// pod's address going to its successor; the rule must not depend on who came first.
     by_address: HashMap<NetworkAddress, SmallVec<[WorkloadUid; 1]>>,
+    /// How many workloads of the host network are at each of their nodes' addresses.
+    at_node_address: HashMap<NetworkAddress, usize>,
     services: Services,
     policies: OrdMap<PolicyKey, Arc<Compiled>>,
     global_policies: PolicySet,
     namespace_policies: HashMap<Arc<str>, PolicySet>,
+    settings: Arc<Settings>,
 }
 
 impl Snapshot {
@@ -46,12 +50,22 @@ impl Snapshot {
                 claims.insert(place, workload.uid.clone());
             }
         }
+        for address in node_addresses(&workload) {
+            *self.at_node_address.entry(address).or_default() += 1;
+        }
         self.services.insert_endpoint(&workload);
         self.workloads.insert(workload.uid.clone(), workload);
     }
 
     pub fn remove_workload(&mut self, uid: &WorkloadUid) {
         let Some(old) = self.workloads.remove(uid) else { return };
+        for address in node_addresses(&old) {
+            if let Some(1) = self.at_node_address.get(&address) {
+                self.at_node_address.remove(&address);
+            } else if let Some(count) = self.at_node_address.get_mut(&address) {
+                *count -= 1;
+            }
+        }
         for address in owned_addresses(&old) {
             let Some(claims) = self.by_address.get_mut(&address) else { continue };
             claims.retain(|claimant| claimant != uid);
@@ -100,12 +114,26 @@ impl Snapshot {
         }
     }
 
+    /// They must have passed [`Settings::check`].
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = Arc::new(settings);
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
         self.workloads.get(uid)
     }
 
     pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
         self.by_address.get(address)?.first().and_then(|uid| self.workloads.get(uid))
+    }
+
+    /// Whether workloads of the host network are known there.
+    pub fn is_node_address(&self, address: &NetworkAddress) -> bool {
+        self.at_node_address.contains_key(address)
     }
 
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
@@ -177,6 +205,10 @@ impl Snapshot {
 /// Pods of the host network share their node's address: it belongs to none of them.
 fn owned_addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> + '_ {
     workload.addresses().filter(|_| workload.network_mode == NetworkMode::Standard)
+}
+
+fn node_addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> + '_ {
+    workload.addresses().filter(|_| workload.network_mode == NetworkMode::HostNetwork)
 }
 
 /// Where the control side publishes and the data path reads, without a lock.

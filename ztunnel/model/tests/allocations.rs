@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ztunnel_model::{
     ClientAddr, Snapshot, SpiffeId, Workload, WorkloadUid,
-    authorize::{InboundFacts, MtlsMode, authorize_inbound},
+    authorize::{InboundFacts, authorize_inbound},
 };
 
 #[test]
@@ -13,6 +13,7 @@ fn a_decision_allocates_nothing() {
     for text in [
         r#"{"name":"allow","namespace":"a","scope":"Namespace","action":"Allow","rules":[[[{"serviceAccounts":[{"namespace":"a","serviceAccount":"x"}]}]]]}"#,
         r#"{"name":"deny","namespace":"a","scope":"Global","action":"Deny","rules":[[[{"sourceIps":["192.0.2.0/24"]}]]]}"#,
+        r#"{"name":"tried","namespace":"a","scope":"Global","action":"Deny","dryRun":true,"rules":[[[{"sourceIps":["10.0.0.0/8"]}]]]}"#,
         r#"{"name":"own","namespace":"a","scope":"WorkloadSelector","action":"Allow","rules":[[[{"destinationPorts":[81]}]]]}"#,
     ] {
         snapshot.insert_policy(serde_json::from_str(text).unwrap());
@@ -32,13 +33,13 @@ fn a_decision_allocates_nothing() {
             client: ClientAddr(client.parse().unwrap()),
             peer,
             target: "10.0.0.2:80".parse().unwrap(),
-            mtls: MtlsMode::Permissive,
+            mtls: None,
         };
         let mut decision = None;
         let counted = allocation_counter::measure(|| {
             decision = Some(authorize_inbound(&snapshot, &server, &facts));
         });
-        assert_eq!(decision.unwrap().is_ok(), allowed, "{client}");
+        assert_eq!(decision.unwrap().decision.is_ok(), allowed, "{client}");
         assert_eq!(counted.count_total, 0, "{client}");
     }
 }

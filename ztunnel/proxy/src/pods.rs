@@ -37,8 +37,9 @@ pub struct Arrival {
 #[derive(Clone, Debug)]
 pub struct LocalWorkload {
     pub uid: WorkloadUid,
-    /// May change while the pod is served; what is open is judged by it too.
-    pub mtls: watch::Receiver<MtlsMode>,
+    /// What the node asks for this pod, besides what the mesh's settings say. May change while the pod is served; what
+    /// is open is judged by it too.
+    pub mtls: watch::Receiver<Option<MtlsMode>>,
 }
 
 /// The two ways of stopping.

@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 #[derive(Debug)]
 pub(crate) struct Standing {
-    mtls: watch::Receiver<MtlsMode>,
+    mtls: watch::Receiver<Option<MtlsMode>>,
     book: Mutex<Book>,
 }
 
@@ -39,24 +39,25 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Against the workload as it is now, or as it was if the state no longer has it.
-    fn judge(&self, snapshot: &Snapshot, mtls: MtlsMode) -> Result<Permit<ApplicationRoute>, Refusal> {
+    fn judge(
+        &self,
+        snapshot: &Snapshot,
+        mtls: Option<MtlsMode>,
+    ) -> Result<Permit<ApplicationRoute>, Refusal> {
         let Self { client, target, .. } = *self;
         let workload = snapshot.workload(&self.workload.uid).unwrap_or(&self.workload);
-        authorize_inbound(
-            snapshot,
-            workload,
-            &InboundFacts { client, peer: self.peer.as_ref(), target, mtls },
-        )
+        let facts = InboundFacts { client, peer: self.peer.as_ref(), target, mtls };
+        authorize_inbound(snapshot, workload, &facts).decision.map(|allowed| allowed.permit)
     }
 }
 
 impl Standing {
-    pub(crate) fn new(mtls: watch::Receiver<MtlsMode>) -> Arc<Self> {
+    pub(crate) fn new(mtls: watch::Receiver<Option<MtlsMode>>) -> Arc<Self> {
         Arc::new(Self { mtls, book: Mutex::default() })
     }
 
-    /// What the pod asks of those who connect.
-    pub(crate) fn mtls(&self) -> MtlsMode {
+    /// What the node asks of those who connect to this pod.
+    pub(crate) fn mtls(&self) -> Option<MtlsMode> {
         *self.mtls.borrow()
     }
 

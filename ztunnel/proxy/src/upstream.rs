@@ -179,7 +179,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger: &mut Ledger,
     ) -> Result<Upstream, Stumble> {
         record_route(ledger, &route);
-        match authorize_outbound(route)? {
+        match authorize_outbound(outset.snapshot, outset.source, route)? {
             OutboundPermit::Tunnel(permit) => self.dial(outset, permit, ledger).await,
             OutboundPermit::Passthrough(permit) => Ok(self.pass_through(permit, outset.source).await?),
         }

@@ -72,7 +72,7 @@ fn local_pod(pod: &Pod, plan: &MeshPlan) -> Value {
         "netns": pod.netns(),
         "ips": pod.ips(),
         "failMode": if pod_plan.fail_open { "open" } else { "closed" },
-        "mtls": if pod_plan.strict { "strict" } else { "permissive" },
+        "mtls": pod_plan.strict.then_some("strict"),
         "excludeOutboundPorts": pod_plan.exclude_outbound_ports,
         "excludeInboundPorts": pod_plan.exclude_inbound_ports,
     })

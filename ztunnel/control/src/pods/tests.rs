@@ -23,8 +23,8 @@ fn a_pod_may_leave_out_all_but_uid_netns_and_address() {
 ",
     )
     .unwrap();
-    assert_eq!((pods[0].fail_mode, pods[0].mtls), (FailMode::Closed, MtlsMode::Permissive));
-    assert_eq!((pods[1].fail_mode, pods[1].mtls), (FailMode::Open, MtlsMode::Strict));
+    assert_eq!((pods[0].fail_mode, pods[0].mtls), (FailMode::Closed, None));
+    assert_eq!((pods[1].fail_mode, pods[1].mtls), (FailMode::Open, Some(MtlsMode::Strict)));
     assert_eq!(
         (&pods[1].exclude_outbound_ports[..], &pods[1].exclude_inbound_ports[..]),
         (&[53][..], &[9100][..])
@@ -43,6 +43,7 @@ fn what_cannot_be_a_pod_is_refused_with_its_line() {
         ("{uid: x, netns: /n, ips: ['::ffff:10.0.0.1']}", "cannot be a pod's"),
         ("{uid: x, netns: /n, ips: [10.0.0.1], failMode: maybe}", "closed"),
         ("{uid: x, netns: /n, ips: [10.0.0.1], excludeInboundPorts: [0]}", "1 to 65535"),
+        ("{uid: x, netns: /n, ips: [10.0.0.1], mtls: disable}", "say it in the mesh's settings"),
         ("{uid: x, netns: /n, ips: [10.0.0.1], fail_mode: open}", "failMode"),
         ("{uid: x, netns: /n, ips: [10.9.9.9]}", "that of pod `first`"),
         ("{uid: first, netns: /n, ips: [10.0.0.1]}", "that of pod `first`"),

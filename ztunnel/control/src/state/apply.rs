@@ -8,7 +8,11 @@ use super::build::Mesh;
 pub(super) fn apply(snapshot: &mut Snapshot, mesh: Mesh) -> usize {
     let before = snapshot.clone();
     let gone = remove(&before, snapshot, &mesh);
-    gone + insert(&before, snapshot, mesh)
+    let set = usize::from(*before.settings() != mesh.settings);
+    if set > 0 {
+        snapshot.set_settings(mesh.settings.clone());
+    }
+    gone + set + insert(&before, snapshot, mesh)
 }
 
 fn remove(before: &Snapshot, snapshot: &mut Snapshot, mesh: &Mesh) -> usize {

@@ -1,14 +1,14 @@
 //! Makes the model's objects of what the file says, and refuses what contradicts itself, naming both sides.
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
     fmt::Display,
     hash::Hash,
     path::Path,
 };
 
 use model::{
-    NetworkAddress, SpiffeId, TrustDomain, Workload, WorkloadUid,
+    NetworkAddress, Settings, SpiffeId, TrustDomain, Workload, WorkloadUid,
     policy::{Action, Policy, PolicyKey},
     service::{Service, ServiceKey},
     workload::{NetworkMode, PortMap},
@@ -24,6 +24,7 @@ pub(super) struct Mesh {
     pub(super) workloads: BTreeMap<WorkloadUid, Workload>,
     pub(super) services: BTreeMap<ServiceKey, Service>,
     pub(super) policies: BTreeMap<PolicyKey, Policy>,
+    pub(super) settings: Settings,
     /// How many policies have a part that is not enforced.
     pub(super) unenforced: usize,
     pub(super) warnings: Vec<String>,
@@ -41,7 +42,13 @@ pub(super) fn build(path: &Path, text: MeshText, trust_domain: &TrustDomain) -> 
     for Spanned { value, referenced, .. } in text.policies {
         mesh.add_policy(value, Place { path, location: referenced })?;
     }
+    if let Some(Spanned { value, referenced, .. }) = text.settings {
+        let place = Place { path, location: referenced };
+        value.check().map_err(|error| place.error(format!("settings: {error}")))?;
+        mesh.settings = value;
+    }
     mesh.warn_of_unknown_policies();
+    mesh.warn_of_settings_for_nobody();
     Ok(mesh)
 }
 
@@ -151,6 +158,30 @@ impl Mesh {
             })
         });
         self.warnings.extend(unknown.collect::<Vec<_>>());
+    }
+}
+
+/// What the settings say of services and workloads that are not there, misspelled or yet to come.
+impl Mesh {
+    fn warn_of_settings_for_nobody(&mut self) {
+        let names: HashSet<(&str, &str)> = self
+            .workloads
+            .values()
+            .flat_map(|w| [(&*w.namespace, &*w.name), (&*w.namespace, &*w.workload_name)])
+            .collect();
+        let services: HashSet<(&str, &str)> =
+            self.services.values().map(|s| (&*s.namespace, &*s.hostname)).collect();
+        let mut warnings = Vec::new();
+        for (namespace, own) in &self.settings.namespaces {
+            let absent = |what: &str, name: &str| {
+                format!("settings: namespace `{namespace}`: {what} `{name}` is not in the mesh state")
+            };
+            let nobody = own.workloads.keys().filter(|name| !names.contains(&(namespace, name)));
+            warnings.extend(nobody.map(|name| absent("workload", name)));
+            let nothing = own.services.keys().filter(|name| !services.contains(&(namespace, name)));
+            warnings.extend(nothing.map(|name| absent("service", name)));
+        }
+        self.warnings.extend(warnings);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    Network, SpiffeId, TrustDomain, WorkloadUid,
+    Network, Settings, SpiffeId, TrustDomain, WorkloadUid,
     policy::{Policy, PolicyKey},
     service::{IpFamilies, LoadBalancer, ServiceKey, Vip, Visibility},
     workload::{Health, Locality, NetworkMode, PortMap, Protocol, Waypoint, WorkloadType},
@@ -20,6 +20,9 @@ pub(super) struct MeshText {
     pub(super) services: Vec<Spanned<ServiceText>>,
     #[serde(default)]
     pub(super) policies: Vec<Spanned<Policy>>,
+    /// Ours; other proxies' files have none.
+    #[serde(default)]
+    pub(super) settings: Option<Spanned<Settings>>,
 }
 
 #[derive(Deserialize)]

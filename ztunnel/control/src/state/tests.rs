@@ -8,7 +8,7 @@ use std::{
 };
 
 use model::{
-    NetworkAddress, Snapshot, WorkloadUid,
+    MtlsMode, NetworkAddress, Settings, Snapshot, WorkloadUid,
     policy::StringMatch,
     service::{HealthPolicy, IpFamilies, Mode, Scope},
     workload::{Health, Protocol, WorkloadType},
@@ -107,6 +107,33 @@ fn what_is_recognised_and_not_enforced_is_told_and_what_is_unknown_is_refused() 
     assert_eq!(load_rule("Allow", "{destinationPorts: [80], paths: []}").unwrap(), (String::new(), 0));
     let unknown = load_rule("Deny", "{destinationPorts: [80], path: [/admin]}").unwrap_err().to_string();
     assert!(unknown.starts_with("state.yaml:2:") && unknown.contains("path"), "{unknown}");
+}
+
+#[test]
+fn settings_load_with_the_mesh_and_change_with_it() {
+    let shared = SharedSnapshot::default();
+    let text =
+        "settings:\n  mtls: strict\n  namespaces:\n    a:\n      workloads: {web: {mtls: permissive}}\n";
+    let loaded = load(Path::new("f"), text, &trust_domain(), &shared).unwrap();
+    assert!(loaded.warnings[0].contains("workload `web` is not in the mesh state"), "{:?}", loaded.warnings);
+    assert_eq!(shared.load().settings().mtls, MtlsMode::Strict);
+    let again = load(Path::new("f"), text, &trust_domain(), &shared).unwrap();
+    assert_eq!((loaded.changed, again.changed), (1, 0));
+    load(Path::new("f"), "{}", &trust_domain(), &shared).unwrap();
+    assert_eq!(*shared.load().settings(), Settings::default(), "what is left out is the default again");
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_refused_with_their_place() {
+    for (inner, expected) in [
+        ("services: {s.example: {mtls: disable}}", "for a workload or its port"),
+        ("workloads: {w: {ports: {0: strict}}}", "1 to 65535"),
+        ("workloads: {w: {mtls: maybe}}", "maybe"),
+        ("default_deny: true", "default_deny"),
+    ] {
+        let error = loaded(&format!("settings:\n  namespaces:\n    a: {{{inner}}}\n")).unwrap_err();
+        assert!(error.starts_with("state.yaml:") && error.contains(expected), "{inner}: {error}");
+    }
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl Admin {
             "workloads": snapshot.workloads().collect::<Vec<_>>(),
             "services": snapshot.services().collect::<Vec<_>>(),
             "policies": snapshot.policies().collect::<Vec<_>>(),
+            "settings": snapshot.settings(),
             "certificates": self.certificates.statuses(),
             "config": self.config,
             "version": { "version": env!("CARGO_PKG_VERSION") },

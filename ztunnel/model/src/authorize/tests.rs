@@ -1,14 +1,12 @@
-//! What is refused, and that policies together decide as the reference says.
-
-use std::net::IpAddr;
+//! What is refused, and that policies and settings together decide as the reference says.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    PassthroughRoute, WorkloadUid,
+    Settings, WorkloadUid,
     policy::{
-        Policy, Scope,
+        Action, Policy, Scope,
         tests::{Request, policy, reference_matches, request},
     },
 };
@@ -20,32 +18,84 @@ fn workload(ips: &[&str]) -> Workload {
 }
 
 fn facts<'a>(peer: Option<&'a SpiffeId>, client: &str, target: &str) -> InboundFacts<'a> {
-    InboundFacts {
-        client: ClientAddr(client.parse().unwrap()),
-        peer,
-        target: target.parse().unwrap(),
-        mtls: MtlsMode::Permissive,
-    }
+    let client = ClientAddr(client.parse().unwrap());
+    InboundFacts { client, peer, target: target.parse().unwrap(), mtls: None }
 }
 
-/// DENY first, then whether any ALLOW is there, then whether one matches.
-fn reference_allows(policies: &[&Policy], request: &Request) -> bool {
+fn settings(text: &str) -> Settings {
+    serde_json::from_str(text).unwrap()
+}
+
+fn refusal(snapshot: &Snapshot, server: &Arc<Workload>, facts: &InboundFacts<'_>) -> Refusal {
+    authorize_inbound(snapshot, server, facts).decision.unwrap_err()
+}
+
+/// The meaning, written the slow way: settings of the mesh and of namespace `a`, of which the server is.
+fn reference_allows(settings: &Settings, policies: &[&Policy], request: &Request, audited: bool) -> bool {
+    let own = settings.namespaces.get("a").cloned().unwrap_or_default();
+    let mut mode = settings.mtls;
+    let mut default_deny = settings.default_deny;
+    if audited {
+        mode = settings.audit.mtls.unwrap_or(mode);
+        default_deny = settings.audit.default_deny.unwrap_or(default_deny);
+    }
+    mode = own.mtls.unwrap_or(mode);
+    default_deny = own.default_deny.unwrap_or(default_deny);
+    if audited {
+        mode = own.audit.mtls.unwrap_or(mode);
+        default_deny = own.audit.default_deny.unwrap_or(default_deny);
+    }
+    match (mode, &request.peer) {
+        (MtlsMode::Strict, None) | (MtlsMode::Disable, Some(_)) => return false,
+        _ => {}
+    }
+    let policies: Vec<_> = policies.iter().filter(|policy| audited || !policy.dry_run).collect();
     let matching = |action| policies.iter().any(|p| p.action == action && reference_matches(p, request));
-    let allows = policies.iter().any(|p| p.action == Action::Allow);
-    !matching(Action::Deny) && (!allows || matching(Action::Allow))
+    let needs_one = default_deny || policies.iter().any(|p| p.action == Action::Allow);
+    !matching(Action::Deny) && (!needs_one || matching(Action::Allow))
+}
+
+fn any_settings() -> impl Strategy<Value = Settings> {
+    // Rarely a mode that refuses before any policy is asked.
+    let mode = || prop_oneof![8 => Just(MtlsMode::Permissive), 1 => Just(MtlsMode::Strict), 1 => Just(MtlsMode::Disable)];
+    let audit = || {
+        (proptest::option::weighted(0.2, mode()), proptest::option::weighted(0.2, any::<bool>()))
+            .prop_map(|(mtls, default_deny)| crate::settings::AuditSettings { mtls, default_deny })
+    };
+    let namespace =
+        (proptest::option::weighted(0.3, mode()), proptest::option::weighted(0.3, any::<bool>()), audit())
+            .prop_map(|(mtls, default_deny, audit)| crate::settings::NamespaceSettings {
+                mtls,
+                default_deny,
+                audit,
+                ..Default::default()
+            });
+    let name = proptest::sample::select(vec!["a", "b"]);
+    (mode(), any::<bool>(), audit(), proptest::option::of((name, namespace))).prop_map(
+        |(mtls, default_deny, audit, namespace)| Settings {
+            mtls,
+            default_deny,
+            audit,
+            namespaces: namespace.into_iter().map(|(name, own)| (name.to_owned(), own)).collect(),
+            ..Settings::default()
+        },
+    )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Would break if scope, dry run, precedence of DENY or the default of "no ALLOW in force" were wrong.
+    /// Would break if scope, dry run, precedence of DENY or of a level, the default of "no ALLOW in force", or what
+    /// an audit adds were wrong.
     #[test]
-    fn policies_together_decide_as_the_reference_says(
+    fn policies_and_settings_together_decide_as_the_reference_says(
         policies in proptest::collection::vec(policy(), 0..5),
         selected in proptest::collection::vec(any::<bool>(), 5),
+        settings in any_settings(),
         request in request(),
     ) {
         let mut snapshot = Snapshot::default();
+        snapshot.set_settings(settings.clone());
         let mut server = workload(&[]);
         server.workload_ips = vec![request.destination_ip];
         for (policy, selected) in policies.iter().zip(&selected) {
@@ -54,10 +104,9 @@ proptest! {
                 server.authorization_policies.push(policy.key());
             }
         }
-        let in_force: Vec<&Policy> = snapshot
+        let applying: Vec<&Policy> = snapshot
             .policies()
             .map(|policy| &**policy)
-            .filter(|policy| !policy.dry_run)
             .filter(|policy| {
                 let everywhere = policy.scope == Scope::Global;
                 let here = policy.scope == Scope::Namespace && policy.namespace == "a";
@@ -68,10 +117,17 @@ proptest! {
             client: ClientAddr(SocketAddr::new(request.source_ip, 40000)),
             peer: request.peer.as_ref(),
             target: SocketAddr::new(request.destination_ip, request.destination_port),
-            mtls: MtlsMode::Permissive,
+            mtls: None,
         };
         let verdict = authorize_inbound(&snapshot, &Arc::new(server.clone()), &facts);
-        prop_assert_eq!(verdict.is_ok(), reference_allows(&in_force, &request));
+        prop_assert_eq!(verdict.decision.is_ok(), reference_allows(&settings, &applying, &request, false));
+        match verdict.audit {
+            Some(audit) => {
+                let allowed = matches!(audit, Audit::Allowed { .. });
+                prop_assert_eq!(allowed, reference_allows(&settings, &applying, &request, true));
+            }
+            None => prop_assert!(applying.iter().all(|policy| !policy.dry_run), "a dry run goes untold"),
+        }
     }
 }
 
@@ -80,15 +136,14 @@ fn what_never_reaches_a_policy_is_refused_by_name() {
     let snapshot = Snapshot::default();
     let server = Arc::new(workload(&["10.0.0.2"]));
     let foreign: SpiffeId = "spiffe://other/ns/a/sa/x".parse().unwrap();
-    let verdict =
-        |facts: &InboundFacts<'_>| authorize_inbound(&snapshot, &server, facts).unwrap_err().reason();
+    let verdict = |facts: &InboundFacts<'_>| refusal(&snapshot, &server, facts).reason();
 
     assert_eq!(verdict(&facts(None, "10.0.0.1:4000", "10.0.0.3:80")), "wrong_destination");
     for port in RESERVED_PORTS {
         assert_eq!(verdict(&facts(None, "10.0.0.1:4000", &format!("10.0.0.2:{port}"))), "reserved_port");
     }
     assert_eq!(verdict(&facts(Some(&foreign), "10.0.0.1:4000", "10.0.0.2:80")), "other_trust_domain");
-    let strict = InboundFacts { mtls: MtlsMode::Strict, ..facts(None, "10.0.0.1:4000", "10.0.0.2:80") };
+    let strict = InboundFacts { mtls: Some(MtlsMode::Strict), ..facts(None, "10.0.0.1:4000", "10.0.0.2:80") };
     assert_eq!(verdict(&strict), "plaintext_in_strict");
 }
 
@@ -97,7 +152,7 @@ fn a_policy_that_is_named_but_unknown_refuses() {
     let mut server = workload(&["10.0.0.2"]);
     server.authorization_policies.push("a/missing".parse().unwrap());
     let facts = facts(None, "10.0.0.1:4000", "10.0.0.2:80");
-    let refusal = authorize_inbound(&Snapshot::default(), &Arc::new(server), &facts).unwrap_err();
+    let refusal = refusal(&Snapshot::default(), &Arc::new(server), &facts);
     assert_eq!(refusal, Refusal::UnknownPolicy("a/missing".parse().unwrap()));
 }
 
@@ -108,9 +163,10 @@ fn ipv4_in_ipv6_clothes_is_judged_and_dialled_as_ipv4() {
     snapshot.insert_policy(serde_json::from_str(deny).unwrap());
     let server = Arc::new(workload(&["10.0.0.2"]));
     let denied = facts(None, "[::ffff:10.0.0.1]:4000", "[::ffff:10.0.0.2]:80");
-    assert_eq!(authorize_inbound(&snapshot, &server, &denied).unwrap_err().reason(), "denied_by_policy");
+    assert_eq!(refusal(&snapshot, &server, &denied).reason(), "denied_by_policy");
     let allowed = facts(None, "[::ffff:192.0.2.1]:4000", "[::ffff:10.0.0.2]:80");
-    let route = authorize_inbound(&snapshot, &server, &allowed).unwrap().into_route();
+    let allowed = authorize_inbound(&snapshot, &server, &allowed).decision.unwrap();
+    let route = allowed.permit.into_route();
     assert_eq!(route.target, "10.0.0.2:80".parse().unwrap());
     assert_eq!(route.source, Some("192.0.2.1".parse::<IpAddr>().unwrap()));
 }
@@ -119,24 +175,117 @@ fn ipv4_in_ipv6_clothes_is_judged_and_dialled_as_ipv4() {
 fn the_pods_own_address_is_never_its_source() {
     let server = Arc::new(workload(&["10.0.0.2"]));
     let own = facts(None, "10.0.0.2:4000", "10.0.0.2:80");
-    let permit = authorize_inbound(&Snapshot::default(), &server, &own).unwrap();
-    assert_eq!(permit.route().source, None, "a source equal to the destination cannot be bound");
+    let allowed = authorize_inbound(&Snapshot::default(), &server, &own).decision.unwrap();
+    assert_eq!(allowed.permit.route().source, None, "a source equal to the destination cannot be bound");
+}
+
+/// A team that wants to turn strict or deny by default must see who would be refused, and refuse nobody yet.
+#[test]
+fn an_audit_tells_the_final_decision_and_changes_none() {
+    let allow = r#"{"name":"only-x","namespace":"a","scope":"Namespace","action":"Allow","dryRun":true,"rules":[[[{"serviceAccounts":[{"namespace":"a","serviceAccount":"x"}]}]]]}"#;
+    let deny_all = r#"{"name":"all","namespace":"a","scope":"Global","action":"Allow","dryRun":true}"#;
+    let (x, y): (SpiffeId, SpiffeId) =
+        ("spiffe://td/ns/a/sa/x".parse().unwrap(), "spiffe://td/ns/a/sa/y".parse().unwrap());
+    let server = Arc::new(workload(&["10.0.0.2"]));
+    let by_policy = Some("a/only-x".parse().unwrap());
+    for (policies, settings_text, peer, expected) in [
+        (&[][..], "{}", Some(&x), None),
+        (&[allow], "{}", Some(&x), Some(Audit::Allowed { by: by_policy })),
+        (&[allow], "{}", Some(&y), Some(Audit::Refused(Refusal::NotAllowed))),
+        (&[deny_all], "{}", Some(&x), Some(Audit::Refused(Refusal::NotAllowed))),
+        (&[], r#"{"audit": {"defaultDeny": true}}"#, Some(&x), Some(Audit::Refused(Refusal::DefaultDeny))),
+        (&[], r#"{"audit": {"mtls": "strict"}}"#, None, Some(Audit::Refused(Refusal::PlaintextInStrict))),
+        (&[], r#"{"audit": {"mtls": "strict"}}"#, Some(&x), Some(Audit::Allowed { by: None })),
+        (
+            &[],
+            r#"{"namespaces": {"a": {"mtls": "permissive", "audit": {"mtls": "strict"}}}}"#,
+            None,
+            Some(Audit::Refused(Refusal::PlaintextInStrict)),
+        ),
+        (&[], r#"{"namespaces": {"b": {"audit": {"mtls": "strict"}}}}"#, None, None),
+    ] {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_settings(settings(settings_text));
+        policies.iter().for_each(|policy| snapshot.insert_policy(serde_json::from_str(policy).unwrap()));
+        let verdict = authorize_inbound(&snapshot, &server, &facts(peer, "10.0.0.1:4000", "10.0.0.2:80"));
+        assert!(verdict.decision.is_ok(), "{settings_text}");
+        assert_eq!(verdict.audit, expected, "{policies:?} {settings_text}");
+    }
+}
+
+#[test]
+fn whoever_allows_or_denies_is_named() {
+    let mut snapshot = Snapshot::default();
+    snapshot.set_settings(settings(r#"{"namespaces": {"a": {"defaultDeny": true}}}"#));
+    let server = Arc::new(workload(&["10.0.0.2"]));
+    let plain = facts(None, "10.0.0.1:4000", "10.0.0.2:80");
+    assert_eq!(refusal(&snapshot, &server, &plain), Refusal::DefaultDeny);
+    let allow = r#"{"name":"p","namespace":"a","scope":"Namespace","action":"Allow","rules":[[[{"destinationPorts":[80]}]]]}"#;
+    snapshot.insert_policy(serde_json::from_str(allow).unwrap());
+    let allowed = authorize_inbound(&snapshot, &server, &plain).decision.unwrap();
+    assert_eq!(allowed.by, Some("a/p".parse().unwrap()));
+    let other_port = facts(None, "10.0.0.1:4000", "10.0.0.2:81");
+    assert_eq!(refusal(&snapshot, &server, &other_port), Refusal::NotAllowed);
+}
+
+#[test]
+fn a_workload_that_is_disabled_accepts_plaintext_only() {
+    let mut snapshot = Snapshot::default();
+    snapshot.set_settings(settings(
+        r#"{"namespaces": {"a": {"mtls": "strict", "workloads": {"server": {"ports": {"80": "disable"}}}}}}"#,
+    ));
+    let server = Arc::new(workload(&["10.0.0.2"]));
+    let x: SpiffeId = "spiffe://td/ns/a/sa/x".parse().unwrap();
+    let decide = |peer, port: u16| {
+        let facts = facts(peer, "10.0.0.1:4000", &format!("10.0.0.2:{port}"));
+        authorize_inbound(&snapshot, &server, &facts).decision.map(|_| ()).map_err(|refusal| refusal.reason())
+    };
+    assert_eq!(decide(None, 80), Ok(()));
+    assert_eq!(decide(Some(&x), 80), Err("mtls_disabled"));
+    assert_eq!(decide(None, 81), Err("plaintext_in_strict"));
+    assert_eq!(decide(Some(&x), 81), Ok(()));
+}
+
+fn passthrough(to: &str, destination: Option<Workload>) -> Route {
+    Route::Passthrough(PassthroughRoute {
+        source_uid: WorkloadUid::new("client"),
+        target: to.parse().unwrap(),
+        destination: destination.map(Arc::new),
+        service: None,
+    })
 }
 
 #[test]
 fn outbound_plaintext_to_a_proxy_port_of_the_mesh_is_refused_and_elsewhere_allowed() {
     let mut hbone = workload(&["10.0.0.2"]);
     hbone.protocol = Protocol::Hbone;
-    let to = |destination: Option<Workload>, port| {
-        Route::Passthrough(PassthroughRoute {
-            source_uid: WorkloadUid::new("client"),
-            target: SocketAddr::new("10.0.0.2".parse().unwrap(), port),
-            destination: destination.map(Arc::new),
-            service: None,
-        })
-    };
-    let refused = authorize_outbound(to(Some(hbone.clone()), 15008)).unwrap_err();
+    let client = workload(&["10.0.0.1"]);
+    let authorize = |route| authorize_outbound(&Snapshot::default(), &client, route);
+    let refused = authorize(passthrough("10.0.0.2:15008", Some(hbone.clone()))).unwrap_err();
     assert_eq!(refused, Refusal::ReservedPort(15008));
-    assert!(authorize_outbound(to(Some(hbone), 80)).is_ok());
-    assert!(authorize_outbound(to(None, 15008)).is_ok(), "another mesh's proxy is none of our business");
+    assert!(authorize(passthrough("10.0.0.2:80", Some(hbone))).is_ok());
+    let foreign = authorize(passthrough("10.0.0.2:15008", None));
+    assert!(foreign.is_ok(), "another mesh's proxy is none of our business");
+}
+
+#[test]
+fn where_only_the_registry_is_open_strangers_are_refused_and_what_is_known_is_not() {
+    let mut snapshot = Snapshot::default();
+    let mut host = workload(&["192.0.2.1"]);
+    host.network_mode = crate::workload::NetworkMode::HostNetwork;
+    snapshot.insert_workload(host.clone());
+    snapshot.set_settings(settings(r#"{"namespaces": {"a": {"egress": "registryOnly"}}}"#));
+    let client = workload(&["10.0.0.1"]);
+    let mut elsewhere = client.clone();
+    elsewhere.namespace = "b".into();
+    let reason = |client: &Workload, route| {
+        authorize_outbound(&snapshot, client, route).map(|_| ()).map_err(|r| r.reason())
+    };
+    assert_eq!(reason(&client, passthrough("198.51.100.1:443", None)), Err("not_in_registry"));
+    assert_eq!(reason(&elsewhere, passthrough("198.51.100.1:443", None)), Ok(()), "only of that namespace");
+    assert_eq!(reason(&client, passthrough("10.0.0.3:443", Some(workload(&["10.0.0.3"])))), Ok(()));
+    assert_eq!(reason(&client, passthrough("192.0.2.1:443", None)), Ok(()), "a node of the mesh");
+    snapshot.remove_workload(&host.uid);
+    let gone = authorize_outbound(&snapshot, &client, passthrough("192.0.2.1:443", None)).unwrap_err();
+    assert_eq!(gone.reason(), "not_in_registry");
 }

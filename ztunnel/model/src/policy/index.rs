@@ -72,7 +72,7 @@ impl PolicySet {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        [&self.enforced, &self.dry_run].iter().all(|set| set.deny.is_empty() && set.allow.is_empty())
+        self.enforced.is_empty() && self.dry_run.is_empty()
     }
 
     fn index_of(&mut self, policy: &Compiled) -> &mut RuleIndex {
@@ -81,6 +81,12 @@ impl PolicySet {
             Action::Allow => &mut set.allow,
             Action::Deny => &mut set.deny,
         }
+    }
+}
+
+impl ByAction {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deny.is_empty() && self.allow.is_empty()
     }
 }
 

@@ -36,6 +36,11 @@ pub(super) fn endpoint_port(service: &Service, endpoint: &Workload, port: u16) -
     own.get(&port).or_else(|| service.ports.get(&port)).copied().filter(|&target| target != 0)
 }
 
+/// Where `endpoint` serves `service`.
+pub(crate) fn target_ports(service: &Service, endpoint: &Workload) -> impl Iterator<Item = u16> {
+    service.ports.keys().filter_map(|&port| endpoint_port(service, endpoint, port))
+}
+
 fn refusal(nobody: Nobody, known: &KnownService) -> Refusal {
     let key = known.key.clone();
     match nobody {

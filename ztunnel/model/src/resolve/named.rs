@@ -60,6 +60,12 @@ impl NamedRoute {
     pub fn at(&self, snapshot: &Snapshot, source: &Workload, ip: IpAddr) -> Route {
         let address = NetworkAddress { network: source.network.clone(), ip };
         let destination = snapshot.workload_at(&address).unwrap_or(&self.endpoint);
-        to_workload(source, Arc::clone(destination), SocketAddr::new(ip, self.port), self.service.clone())
+        to_workload(
+            snapshot,
+            source,
+            Arc::clone(destination),
+            SocketAddr::new(ip, self.port),
+            self.service.clone(),
+        )
     }
 }

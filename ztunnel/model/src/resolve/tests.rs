@@ -94,6 +94,16 @@ fn strangers_and_workloads_without_hbone_are_reached_in_plaintext() {
     assert!(passthrough(&mesh, "10.0.0.1:80").destination.is_some(), "a pod's call to itself leaves no pod");
 }
 
+/// Both ends must agree that there is no tunnel; the far end would refuse one.
+#[test]
+fn where_mutual_tls_is_disabled_the_way_is_plaintext() {
+    let mut mesh = mesh([workload("server", &["10.0.0.2"], Protocol::Hbone)], []);
+    let settings = r#"{"namespaces": {"default": {"workloads": {"server": {"ports": {"80": "disable"}}}}}}"#;
+    mesh.set_settings(serde_json::from_str(settings).unwrap());
+    assert_eq!(passthrough(&mesh, "10.0.0.2:80").destination.unwrap().name, "server");
+    assert_eq!(tunnel(&mesh, "10.0.0.2:81", 0).destination.name, "server");
+}
+
 #[test]
 fn a_service_leads_to_an_endpoint_and_its_own_port() {
     let mut own_port = endpoint("two", "10.0.0.3", WEB);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use model::{
-    ClientAddr, OriginalDst, Role, SharedSnapshot, Snapshot, Workload, WorkloadUid,
+    ClientAddr, OriginalDst, Role, Settings, SharedSnapshot, Snapshot, Workload, WorkloadUid,
     address::HBONE_PORT,
     authorize::MtlsMode,
     names::{Addresses, HostNames, NameError},
@@ -200,7 +200,7 @@ pub(crate) struct Node {
     pub(crate) sockets: Arc<PodOnLoopback>,
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) stop: Stop,
-    pub(crate) mtls: watch::Sender<MtlsMode>,
+    pub(crate) mtls: watch::Sender<Option<MtlsMode>>,
     pub(crate) serving: Option<JoinHandle<()>>,
 }
 
@@ -212,7 +212,7 @@ pub(crate) struct Mesh {
 }
 
 pub(crate) struct Options {
-    pub(crate) mtls: MtlsMode,
+    pub(crate) mtls: Option<MtlsMode>,
     pub(crate) settings: ProxySettings,
 }
 
@@ -223,7 +223,7 @@ impl Default for Options {
             connect_deadline: Duration::from_secs(5),
             ..ProxySettings::default()
         };
-        Self { mtls: MtlsMode::Permissive, settings }
+        Self { mtls: None, settings }
     }
 }
 
@@ -260,8 +260,16 @@ impl Mesh {
     }
 
     pub(crate) fn enforce(&self, policy: Policy) {
+        self.change(|snapshot| snapshot.insert_policy(policy));
+    }
+
+    pub(crate) fn set(&self, settings: Settings) {
+        self.change(|snapshot| snapshot.set_settings(settings));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
         let mut snapshot = (*self.snapshot.load()).clone();
-        snapshot.insert_policy(policy);
+        change(&mut snapshot);
         self.snapshot.publish(snapshot);
     }
 }

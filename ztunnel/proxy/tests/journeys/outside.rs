@@ -91,7 +91,7 @@ async fn plaintext_to_a_closed_port_is_reset() {
 #[tokio::test]
 async fn strict_refuses_plaintext_and_takes_the_tunnel() {
     let observed = Observed::start();
-    let mesh = Mesh::with(Options { mtls: MtlsMode::Strict, ..Options::default() }).await;
+    let mesh = Mesh::with(Options { mtls: Some(MtlsMode::Strict), ..Options::default() }).await;
     let (client, server) = mesh.pair().await;
     let mut stranger = mesh.connect_in_clear(at(S1, 8080)).await;
     let error = stranger.read(&mut [0; 8]).await.unwrap_err();
@@ -114,7 +114,7 @@ async fn turning_strict_ends_plaintext_and_leaves_the_tunnel() {
     stranger.read_exact(&mut [0; 2]).await.unwrap();
     let mut client = mesh.connect(at(S1, 8080)).await;
     let (mut server, _) = listener.accept().await.unwrap();
-    mesh.s1.mtls.send_replace(MtlsMode::Strict);
+    mesh.s1.mtls.send_replace(Some(MtlsMode::Strict));
     let error = stranger.read(&mut [0; 8]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     observed.line(&["ERROR", r#"reason="plaintext_in_strict""#]).await;

@@ -2,11 +2,15 @@
 
 use std::io::ErrorKind;
 
-use model::policy::{Action, Match, Policy, Scope, Unenforced};
+use model::{
+    MtlsMode, Settings,
+    policy::{Action, Match, Policy, Scope, Unenforced},
+    settings::{Egress, NamespaceSettings, WorkloadSettings},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    mesh::{Mesh, S1, at},
+    mesh::{Mesh, OUTSIDE, S1, at},
     observed::Observed,
 };
 
@@ -20,6 +24,10 @@ fn deny(rule: Match) -> Policy {
         dry_run: false,
         extensions: Unenforced::default(),
     }
+}
+
+fn settings(namespace: NamespaceSettings) -> Settings {
+    Settings { namespaces: [("default".to_owned(), namespace)].into(), ..Settings::default() }
 }
 
 fn deny_port(port: u16) -> Policy {
@@ -92,4 +100,44 @@ async fn a_change_of_policy_ends_what_it_forbids_and_nothing_else() {
     let mut bytes = [0; 5];
     allowed_server.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"still");
+}
+
+/// The switch must also end what stands, or turning it on would protect nobody from who is already in.
+#[tokio::test]
+async fn default_deny_refuses_and_ends_what_no_policy_allows() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let (mut client, _server) = mesh.pair().await;
+    mesh.set(settings(NamespaceSettings { default_deny: Some(true), ..NamespaceSettings::default() }));
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let mut again = mesh.connect(at(S1, 8080)).await;
+    assert_eq!(again.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    observed.line(&["ERROR", r#"direction="inbound""#, r#"reason="default_deny""#]).await;
+}
+
+/// Both ends read the same setting: the client sends no tunnel, and the server would refuse one.
+#[tokio::test]
+async fn a_port_without_mutual_tls_is_reached_in_plaintext() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let own = WorkloadSettings { mtls: None, ports: [(8080, MtlsMode::Disable)].into() };
+    mesh.set(settings(NamespaceSettings {
+        workloads: [("s1".to_owned(), own)].into(),
+        ..Default::default()
+    }));
+    let (client, server) = mesh.pair().await;
+    drop((client, server));
+    let line = observed.line(&[r#"direction="outbound""#, r#"path="passthrough""#]).await;
+    assert!(line.contains(r#"dst.workload="s1""#) && !line.contains("identity"), "{line}");
+}
+
+#[tokio::test]
+async fn where_only_the_registry_is_open_an_unknown_destination_is_refused_by_its_own_reason() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let _listener = mesh.net.listen(at(OUTSIDE, 80)).await;
+    mesh.set(settings(NamespaceSettings { egress: Some(Egress::RegistryOnly), ..Default::default() }));
+    let mut client = mesh.connect(at(OUTSIDE, 80)).await;
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    observed.line(&["ERROR", r#"direction="outbound""#, r#"reason="not_in_registry""#]).await;
 }
