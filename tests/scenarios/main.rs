@@ -4,6 +4,7 @@
 //! and a built daemon: run it by `cargo xtask test`. What is missing fails loudly.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod endpoints;
 mod enrolment;
 mod escape;
 mod escapes;
@@ -14,6 +15,7 @@ mod older;
 mod paths;
 mod peers;
 mod probes;
+mod services;
 mod state;
 mod streams;
 mod strict;
