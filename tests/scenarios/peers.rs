@@ -16,7 +16,7 @@ mod stalls;
 use std::{future::Future, thread::JoinHandle, time::Duration};
 
 use serde_json::Value;
-use testkit::{Daemon, Mesh, Place};
+use testkit::{Daemon, Mesh, Place, eventually};
 
 use authority::{Authority, Leaf};
 
@@ -56,9 +56,12 @@ fn all_failures(daemon: &Daemon) -> f64 {
     daemon.metric("ztunnel_handshake_failures_total", &[]).unwrap()
 }
 
-/// What the daemon's log says of peers it refused for this reason.
-fn refusals(daemon: &Daemon, reason: &str) -> Vec<Value> {
-    let mut lines = daemon.log_lines().unwrap();
-    lines.retain(|line| line["message"] == "refused" && line["reason"] == reason);
-    lines
+/// What the daemon's log says of peers it refused for this reason, once it says it of so many.
+#[track_caller]
+fn refusals(daemon: &Daemon, reason: &str, count: usize) -> Vec<Value> {
+    eventually(&format!("{count} times {reason} in the log"), || {
+        let mut lines = daemon.log_lines().unwrap();
+        lines.retain(|line| line["message"] == "refused" && line["reason"] == reason);
+        (lines.len() >= count).then_some(lines)
+    })
 }

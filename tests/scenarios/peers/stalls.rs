@@ -130,7 +130,7 @@ fn whoever_stalls_is_cut_at_the_deadline_of_that_step() {
     for (reason, expected) in [("handshake_deadline", 3), ("preface_deadline", 1)] {
         let expected = expected * FAMILIES.len();
         assert_eq!(failures(mesh.daemon(1), reason), expected as f64, "{reason}");
-        assert_eq!(refusals(mesh.daemon(1), reason).len(), expected, "{reason}");
+        assert_eq!(refusals(mesh.daemon(1), reason, expected).len(), expected, "{reason}");
     }
 }
 
