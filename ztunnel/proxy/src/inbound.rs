@@ -126,8 +126,9 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger.set_identities(peer.clone(), workload.identity.clone());
         let target = resolve_authority(&snapshot, workload, gateway.ip(), authority)?;
         ledger.set_path(Path::Tunnel { gateway, target });
-        let claim = Claim { workload: Arc::clone(workload), client, peer: Some(peer), target };
-        Ok((Arc::clone(workload), self.standing.enter(claim)))
+        let (workload, judgement) = (Arc::clone(workload), ledger.judgement());
+        let claim = Claim { workload: Arc::clone(&workload), client, peer: Some(peer), target, judgement };
+        Ok((workload, self.standing.enter(claim)))
     }
 
     async fn carry_in(

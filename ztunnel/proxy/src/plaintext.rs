@@ -2,10 +2,12 @@
 //!
 //! Whatever is refused is reset, like a port that is closed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
-use model::{ClientAddr, OriginalDst, Role, SvidSource};
-use telemetry::{Ledger, Outcome, Path};
+use model::{
+    ClientAddr, MtlsMode, NetworkAddress, OriginalDst, Role, SvidSource, Workload, WorkloadUid, mtls::mtls,
+};
+use telemetry::{Admission, Ledger, Outcome, Path};
 
 use crate::{
     Arrival, PodSockets,
@@ -64,9 +66,34 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         }
         let workload = Arc::clone(self.workload(&self.snapshot())?);
         ledger.set_destination(&workload);
-        let claim = Claim { workload, client, peer: None, target };
+        let judgement = ledger.judgement();
+        let claim = Claim { workload: Arc::clone(&workload), client, peer: None, target, judgement };
         let place = self.standing.enter(claim);
         let (application, own) = self.connect_application(&place).await?;
+        self.note_plaintext(&workload, client, target.port());
         Ok((application, place, own))
+    }
+
+    /// At a bounded rate: strangers come from ever new addresses.
+    fn tell_plaintext(&self, from: &str, to: &WorkloadUid, port: u16) {
+        if let Admission::Write { .. } = self.proxy.log.admit("plaintext_accepted", std::time::Instant::now())
+        {
+            tracing::warn!(from, %to, port, "plaintext accepted; a strict workload would refuse it");
+        }
+    }
+
+    /// Where nothing but plaintext is accepted, nobody is to be told to stop sending it.
+    fn note_plaintext(&self, workload: &Workload, ClientAddr(client): ClientAddr, port: u16) {
+        let snapshot = self.snapshot();
+        if mtls(&snapshot, workload, port, self.standing.mtls()).mode != MtlsMode::Permissive {
+            return;
+        }
+        let ip = client.ip().to_canonical();
+        let source = snapshot.workload_at(&NetworkAddress { network: workload.network.clone(), ip });
+        let book = self.proxy.ledgers.plaintext();
+        if book.note(source, ip, workload, port, SystemTime::now()) {
+            let from = source.map_or_else(|| ip.to_string(), |source| source.uid.to_string());
+            self.tell_plaintext(&from, &workload.uid, port);
+        }
     }
 }

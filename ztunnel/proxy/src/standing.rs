@@ -8,6 +8,7 @@ use model::{
     authorize::{InboundFacts, MtlsMode, authorize_inbound},
 };
 use parking_lot::Mutex;
+use telemetry::Judgement;
 use tokio::sync::{oneshot, watch};
 
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub(crate) struct Claim {
     pub(crate) client: ClientAddr,
     pub(crate) peer: Option<SpiffeId>,
     pub(crate) target: SocketAddr,
+    pub(crate) judgement: Judgement,
 }
 
 impl Claim {
@@ -47,7 +49,9 @@ impl Claim {
         let Self { client, target, .. } = *self;
         let workload = snapshot.workload(&self.workload.uid).unwrap_or(&self.workload);
         let facts = InboundFacts { client, peer: self.peer.as_ref(), target, mtls };
-        authorize_inbound(snapshot, workload, &facts).decision.map(|allowed| allowed.permit)
+        let verdict = authorize_inbound(snapshot, workload, &facts);
+        self.judgement.note(&verdict);
+        verdict.decision.map(|allowed| allowed.permit)
     }
 }
 

@@ -1,5 +1,5 @@
 //! One line per connection when it ends. Field names and levels are those of Istio's access log, so that what
-//! reads the one reads the other; `path`, `reason` and `policy` are ours.
+//! reads the one reads the other; `path`, `reason`, `policy` and `audit` are ours.
 
 use model::{Role, Workload};
 use tracing::{Level, event};
@@ -24,6 +24,7 @@ macro_rules! write_at {
         if tracing::enabled!(target: "access", $level) {
             let facts = $account.facts.lock().clone();
             let line = Line::of($account, &facts.path);
+            let (by, audit) = $account.judged.lock().clone().map_or((None, None), |judged| (judged.by, judged.audit));
             let (source, destination) = (facts.source.as_deref(), facts.destination.as_deref());
             let (source_identity, destination_identity) = facts.identities.as_ref().map(|(a, b)| (a.as_str(), b.as_str())).unzip();
             event!(
@@ -47,7 +48,9 @@ macro_rules! write_at {
                 bytes_recv = line.received,
                 duration = line.duration.as_str(),
                 reason = $outcome.reason(),
-                policy = $outcome.policy().as_deref(),
+                policy = $outcome.policy().or(by.map(|by| by.to_string())).as_deref(),
+                audit = audit.as_ref().map(model::authorize::Audit::reason),
+                audit_policy = audit.as_ref().and_then(|audit| audit.policy()).map(display),
                 error = $outcome.error().map(shortened).as_deref(),
                 $message
             );

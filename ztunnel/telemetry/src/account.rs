@@ -12,7 +12,7 @@ use std::{
 use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, service::Service};
 use parking_lot::Mutex;
 
-use crate::series::Series;
+use crate::{judgement::Judged, series::Series};
 
 /// What the wire carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +100,7 @@ pub(crate) struct Account {
     pub(crate) opened: Instant,
     pub(crate) counters: Arc<ByteCounters>,
     pub(crate) facts: Mutex<Facts>,
+    pub(crate) judged: Mutex<Option<Judged>>,
     /// Where it is counted; known from the moment it counts as opened.
     pub(crate) series: OnceLock<Arc<Series>>,
 }

@@ -14,8 +14,9 @@ use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, serv
 use parking_lot::Mutex;
 
 use crate::{
-    ByteCounters, LiveConnection, Outcome, Path, ResponseFlags, access_log,
+    ByteCounters, Judgement, LiveConnection, Outcome, Path, PlaintextBook, ResponseFlags, access_log,
     account::{Account, Facts},
+    judgement::Decisions,
     series::SeriesCache,
 };
 
@@ -31,6 +32,8 @@ pub struct Ledgers {
     crest: AtomicUsize,
     shards: [Mutex<HashMap<u64, Arc<Account>>>; SHARDS],
     series: SeriesCache,
+    decisions: Arc<Decisions>,
+    plaintext: PlaintextBook,
 }
 
 impl Ledgers {
@@ -50,6 +53,7 @@ impl Ledgers {
             opened: Instant::now(),
             counters: Arc::default(),
             facts: Mutex::default(),
+            judged: Mutex::default(),
             series: Default::default(),
         });
         self.crest.fetch_max(self.open.fetch_add(1, Relaxed) + 1, Relaxed);
@@ -64,6 +68,11 @@ impl Ledgers {
     /// The most that were open at once since this was last asked.
     pub fn take_crest(&self) -> usize {
         self.crest.swap(self.count(), Relaxed)
+    }
+
+    /// Who sends plaintext to this node's pods.
+    pub fn plaintext(&self) -> &PlaintextBook {
+        &self.plaintext
     }
 
     /// In no particular order.
@@ -138,6 +147,11 @@ impl Ledger {
     /// The connection stands and bytes may flow. What is known now is what its metrics are counted under.
     pub fn establish(&mut self) {
         self.count_opened().start_bytes();
+    }
+
+    /// Where to note what policy says of this connection.
+    pub fn judgement(&self) -> Judgement {
+        Judgement { account: Arc::clone(&self.account), decisions: Arc::clone(&self.ledgers.decisions) }
     }
 
     pub fn counters(&self) -> Arc<ByteCounters> {

@@ -7,17 +7,21 @@
 
 mod access_log;
 mod account;
+mod judgement;
 mod ledger;
 mod live;
 pub mod metrics;
 mod outcome;
+mod plaintext;
 mod rate_limit;
 mod series;
 #[cfg(test)]
 mod tests;
 
 pub use account::{ByteCounters, Path};
+pub use judgement::{Judgement, LiveAudit};
 pub use ledger::{Ledger, Ledgers};
 pub use live::{LiveConnection, LiveParty};
 pub use outcome::{End, Outcome, ResponseFlags};
+pub use plaintext::{PlaintextBook, PlaintextPair};
 pub use rate_limit::{Admission, RateLimited};

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid};
 use serde::Serialize;
 
-use crate::{Path, account::Account};
+use crate::{LiveAudit, Path, account::Account};
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +29,12 @@ pub struct LiveConnection {
     pub destination: LiveParty,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// The policy that allowed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// What would become of it if all that is only audited were in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<LiveAudit>,
     /// Bytes may flow; false while it is still being made.
     pub established: bool,
     pub bytes_to_destination: u64,
@@ -55,6 +61,8 @@ impl LiveConnection {
             Path::Plaintext => (None, Some(account.destination.0)),
         };
         let (source_identity, destination_identity) = facts.identities.unzip();
+        let (by, audit) =
+            account.judged.lock().clone().map_or((None, None), |judged| (judged.by, judged.audit));
         Self {
             id: account.id,
             role: account.role,
@@ -67,6 +75,8 @@ impl LiveConnection {
             source: LiveParty::of(facts.source.as_ref(), source_identity),
             destination: LiveParty::of(facts.destination.as_ref(), destination_identity),
             service: facts.service.map(|service| service.key().to_string()),
+            policy: by.map(|policy| policy.to_string()),
+            audit: audit.as_ref().map(LiveAudit::of),
             established: account.series.get().is_some(),
             bytes_to_destination: account.counters.to_destination(),
             bytes_to_source: account.counters.to_source(),

@@ -24,6 +24,8 @@ pub mod names {
     pub const ACCEPT_FAILURES: &str = "ztunnel_accept_failures_total";
     pub const RETRIES: &str = "ztunnel_connect_retries_total";
     pub const SET_ASIDE: &str = "ztunnel_endpoints_set_aside_total";
+    pub const DECISIONS: &str = "ztunnel_policy_decisions_total";
+    pub const PLAINTEXT: &str = "ztunnel_plaintext_connections_total";
     pub const STATE_UPDATES: &str = "ztunnel_state_updates_total";
     pub const CERTIFICATE_EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
 }
@@ -77,6 +79,11 @@ pub fn describe() {
         "Endpoints that failed a connection before another was tried, by reason."
     );
     describe_counter!(names::SET_ASIDE, "How often an endpoint that kept failing was set aside for a while.");
+    describe_counter!(
+        names::DECISIONS,
+        "Inbound connections by what became of them and why, and by what would if what is audited were in force."
+    );
+    describe_counter!(names::PLAINTEXT, "Plaintext connections accepted where mutual TLS is accepted too.");
     describe_counter!(names::STATE_UPDATES, "Changes of the mesh state, by whether they were accepted.");
     describe_gauge!(
         names::CERTIFICATE_EXPIRY,

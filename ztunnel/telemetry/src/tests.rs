@@ -9,7 +9,8 @@ use std::{
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use model::{
-    ClientAddr, OriginalDst, Refusal, Role, SpiffeId, Workload, WorkloadUid,
+    ClientAddr, OriginalDst, Refusal, Role, Snapshot, SpiffeId, Workload, WorkloadUid,
+    authorize::{InboundFacts, authorize_inbound},
     policy::PolicyKey,
     service::Service,
     workload::{Locality, WorkloadType},
@@ -245,6 +246,59 @@ fn the_cache_of_label_sets_is_shared_and_bounded() {
         cache.of(Role::Outbound, facts(&workload("w", "10.0.0.1")));
     }
     assert!(cache.len() <= 4096, "{}", cache.len());
+}
+
+/// What a dry run would do must show wherever the decision itself does, and count once however often it is judged.
+#[test]
+fn an_audit_shows_in_metric_log_and_live_list_and_follows_a_later_verdict() {
+    let (log, recorder) = (Captured::default(), recorder());
+    let verdict = |policies: &[&str]| {
+        let mut snapshot = Snapshot::default();
+        policies.iter().for_each(|policy| snapshot.insert_policy(serde_json::from_str(policy).unwrap()));
+        let facts = InboundFacts {
+            client: ClientAddr(socket("10.1.1.10:63656")),
+            peer: None,
+            target: socket("10.2.1.10:8080"),
+            mtls: None,
+        };
+        authorize_inbound(&snapshot, &workload("s1", "10.2.1.10"), &facts)
+    };
+    let allow = r#"{"name":"allow","namespace":"default","scope":"Global","action":"Allow","rules":[[]]}"#;
+    let tried = r#"{"name":"tried","namespace":"default","scope":"Global","action":"Deny","rules":[[]],"dryRun":true}"#;
+    metrics::with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(log.subscriber(), || {
+            let mesh = Mesh::new();
+            let ledger = mesh.inbound_plaintext("10.2.1.10:8080");
+            let judgement = ledger.judgement();
+            judgement.note(&verdict(&[allow]));
+            assert_eq!(serde_json::to_value(mesh.ledgers.live()).unwrap()[0].get("audit"), None);
+            judgement.note(&verdict(&[allow, tried]));
+            let live = serde_json::to_value(mesh.ledgers.live()).unwrap();
+            assert_eq!(live[0]["policy"], "default/allow");
+            let audit = serde_json::json!({"decision": "denied_by_policy", "policy": "default/tried"});
+            assert_eq!(live[0]["audit"], audit);
+            exchange(ledger);
+            let refused = mesh.inbound_plaintext("10.2.1.10:8080");
+            refused.judgement().note(&verdict(&[allow, tried]));
+            exchange(refused);
+        });
+    });
+    let line = log.lines().remove(0);
+    for field in [r#"policy="default/allow""#, r#"audit="denied_by_policy""#, "audit_policy=default/tried"] {
+        assert!(line.contains(field), "{field}: {line}");
+    }
+    let rendered = recorder.handle().render();
+    let counted: BTreeSet<_> = rendered
+        .lines()
+        .filter(|line| line.starts_with(crate::metrics::names::DECISIONS))
+        .map(with_sorted_labels)
+        .collect();
+    let series = |audit: &str, policy: &str| {
+        with_sorted_labels(&format!(
+            r#"ztunnel_policy_decisions_total{{decision="allowed",policy="default/allow",audit="{audit}",audit_policy="{policy}"}} 1"#
+        ))
+    };
+    assert_eq!(counted, [series("-", "-"), series("denied_by_policy", "default/tried")].into());
 }
 
 #[test]

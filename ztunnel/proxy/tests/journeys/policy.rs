@@ -115,6 +115,50 @@ async fn default_deny_refuses_and_ends_what_no_policy_allows() {
     observed.line(&["ERROR", r#"direction="inbound""#, r#"reason="default_deny""#]).await;
 }
 
+/// Whoever prepares a policy must see what it would do, and nobody must feel it.
+#[tokio::test]
+async fn a_dry_run_is_told_and_not_felt() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let (client, server) = mesh.pair().await;
+    mesh.enforce(Policy { dry_run: true, ..deny_port(8080) });
+    let audited = crate::observed::eventually("the open connection is judged again", || {
+        let live = mesh.s1.ledgers.live().pop()?;
+        live.audit.map(|audit| (audit.decision, audit.policy))
+    });
+    assert_eq!(audited.await, ("denied_by_policy", Some("default/deny".to_owned())));
+    drop((client, server));
+    let line = observed.line(&["INFO", r#"direction="inbound""#, r#"audit="denied_by_policy""#]).await;
+    assert!(line.contains("audit_policy=default/deny") && line.contains(r#"reason="completed""#), "{line}");
+}
+
+/// The list to bring to zero before turning strict, and only that: where plaintext is all there is, it is no finding.
+#[tokio::test]
+async fn plaintext_is_listed_where_mutual_tls_is_possible() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    for port in [8080, 9090] {
+        let listener = mesh.net.listen(at(S1, port)).await;
+        if port == 9090 {
+            let own = WorkloadSettings { mtls: None, ports: [(9090, MtlsMode::Disable)].into() };
+            let workloads = [("s1".to_owned(), own)].into();
+            mesh.set(settings(NamespaceSettings { workloads, ..Default::default() }));
+        }
+        let _client = mesh.connect_in_clear(at(S1, port)).await;
+        let _server = listener.accept().await.unwrap();
+        crate::observed::eventually("it stands", || {
+            mesh.s1.ledgers.live().iter().any(|c| c.established).then_some(())
+        })
+        .await;
+    }
+    let list = mesh.s1.ledgers.plaintext().list();
+    assert_eq!(list.len(), 1, "{list:?}");
+    assert_eq!((&*list[0].source, list[0].port, list[0].connections), (OUTSIDE, 8080, 1));
+    observed.line(&["WARN", "plaintext accepted", r#"from="10.0.9.9""#, "port=8080"]).await;
+    let labels = [r#"source_workload="unknown""#, r#"destination_workload="s1""#];
+    assert_eq!(observed.metric("ztunnel_plaintext_connections_total", &labels), 1);
+}
+
 /// Both ends read the same setting: the client sends no tunnel, and the server would refuse one.
 #[tokio::test]
 async fn a_port_without_mutual_tls_is_reached_in_plaintext() {

@@ -1,0 +1,197 @@
+//! Who still sends plaintext to whom, where it is accepted but mutual TLS would be too: the list to bring to zero
+//! before turning strict.
+//!
+//! A source of plaintext proves nothing; it is the workload at the address that it came from, if one is known there.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use metrics::counter;
+use model::{Workload, WorkloadUid};
+use parking_lot::Mutex;
+use serde::{Serialize, Serializer};
+
+use crate::metrics::names;
+
+/// More pairs than this, and the one seen least recently is forgotten.
+const MAX_PAIRS: usize = 4096;
+
+/// How long a pair must have been quiet to be worth another line in the log.
+const QUIET: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Default)]
+pub struct PlaintextBook(Mutex<HashMap<Pair, Seen>>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pair {
+    source: Source,
+    destination: WorkloadUid,
+    port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Workload(WorkloadUid),
+    Address(IpAddr),
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    connections: u64,
+    first: SystemTime,
+    last: SystemTime,
+}
+
+/// One line of the list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaintextPair {
+    /// A workload, or an address that is nobody's.
+    pub source: String,
+    pub destination: WorkloadUid,
+    pub port: u16,
+    /// Accepted since the daemon started.
+    pub connections: u64,
+    #[serde(serialize_with = "unix_seconds")]
+    pub first_seen: SystemTime,
+    #[serde(serialize_with = "unix_seconds")]
+    pub last_seen: SystemTime,
+}
+
+impl PlaintextBook {
+    /// A connection was accepted. Answers whether the pair is worth a line in the log.
+    pub fn note(
+        &self,
+        source: Option<&Arc<Workload>>,
+        client: IpAddr,
+        destination: &Workload,
+        port: u16,
+        now: SystemTime,
+    ) -> bool {
+        counter!(
+            names::PLAINTEXT,
+            "source_workload" => name(source.map(AsRef::as_ref), |w| &w.workload_name),
+            "source_workload_namespace" => name(source.map(AsRef::as_ref), |w| &w.namespace),
+            "destination_workload" => name(Some(destination), |w| &w.workload_name),
+            "destination_workload_namespace" => name(Some(destination), |w| &w.namespace)
+        )
+        .increment(1);
+        let source =
+            source.map_or(Source::Address(client), |workload| Source::Workload(workload.uid.clone()));
+        let pair = Pair { source, destination: destination.uid.clone(), port };
+        let mut book = self.0.lock();
+        if let Some(seen) = book.get_mut(&pair) {
+            let quiet = now.duration_since(seen.last).is_ok_and(|quiet| quiet >= QUIET);
+            seen.connections += 1;
+            seen.last = now;
+            return quiet;
+        }
+        if book.len() >= MAX_PAIRS {
+            forget_oldest(&mut book);
+        }
+        book.insert(pair, Seen { connections: 1, first: now, last: now });
+        true
+    }
+
+    /// Those seen last, first.
+    pub fn list(&self) -> Vec<PlaintextPair> {
+        let mut list: Vec<_> =
+            self.0.lock().iter().map(|(pair, seen)| PlaintextPair::of(pair, seen)).collect();
+        list.sort_by(|one, other| {
+            other.last_seen.cmp(&one.last_seen).then_with(|| one.source.cmp(&other.source))
+        });
+        list
+    }
+}
+
+impl PlaintextPair {
+    fn of(pair: &Pair, seen: &Seen) -> Self {
+        let source = match &pair.source {
+            Source::Workload(uid) => uid.to_string(),
+            Source::Address(ip) => ip.to_string(),
+        };
+        let Seen { connections, first, last } = *seen;
+        Self {
+            source,
+            destination: pair.destination.clone(),
+            port: pair.port,
+            connections,
+            first_seen: first,
+            last_seen: last,
+        }
+    }
+}
+
+/// A sixteenth at once, so that strangers from ever new addresses do not make each connection search the book.
+fn forget_oldest(book: &mut HashMap<Pair, Seen>) {
+    let mut times: Vec<SystemTime> = book.values().map(|seen| seen.last).collect();
+    let (_, &mut limit, _) = times.select_nth_unstable(MAX_PAIRS / 16);
+    book.retain(|_, seen| seen.last > limit);
+}
+
+fn name(workload: Option<&Workload>, field: fn(&Workload) -> &str) -> String {
+    let text = workload.map_or("", field);
+    if text.is_empty() { "unknown".to_owned() } else { text.to_owned() }
+}
+
+fn unix_seconds<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn workload(name: &str) -> Arc<Workload> {
+        let identity = "spiffe://td/ns/a/sa/x".parse().unwrap();
+        Arc::new(Workload::new(WorkloadUid::new(name), name, identity, vec![]))
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn pairs_are_counted_and_told_again_only_after_an_hours_silence() {
+        let book = PlaintextBook::default();
+        let (client, server) = (workload("client"), workload("server"));
+        let ip: IpAddr = "10.0.0.1".parse().unwrap();
+        let told = [0, 10, 3609, 7300].map(|t| book.note(Some(&client), ip, &server, 80, at(t)));
+        assert_eq!(told, [true, false, false, true]);
+        assert!(book.note(None, ip, &server, 80, at(5)), "a stranger at the same address is another source");
+        let list = book.list();
+        assert_eq!(list.len(), 2);
+        assert_eq!((&*list[0].source, list[0].connections, list[0].last_seen), ("client", 4, at(7300)));
+        assert_eq!((&*list[1].source, list[1].connections), ("10.0.0.1", 1));
+    }
+
+    /// Whoever can send from many addresses must not make the daemon grow.
+    #[test]
+    fn the_book_is_bounded_and_forgets_those_seen_least_recently() {
+        let book = PlaintextBook::default();
+        let server = workload("server");
+        for n in 0..10_000u32 {
+            book.note(None, Ipv4Addr::from(n).into(), &server, 80, at(u64::from(n)));
+        }
+        let list = book.list();
+        assert!(list.len() <= MAX_PAIRS && list.len() > MAX_PAIRS / 2, "{}", list.len());
+        assert_eq!(list[0].source, Ipv4Addr::from(9999).to_string());
+    }
+
+    /// If all came in one instant, forgetting must still make room.
+    #[test]
+    fn the_book_is_bounded_when_the_clock_stands() {
+        let book = PlaintextBook::default();
+        let server = workload("server");
+        for n in 0..10_000u32 {
+            book.note(None, Ipv4Addr::from(n).into(), &server, 80, at(1));
+        }
+        assert!(book.list().len() <= MAX_PAIRS);
+    }
+}
