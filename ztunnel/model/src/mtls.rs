@@ -76,10 +76,10 @@ fn of_workload(
 
 fn of_services(snapshot: &Snapshot, workload: &Workload, port: u16) -> Option<(MtlsMode, MtlsLevel)> {
     let settings = snapshot.settings();
-    let told = workload.services.keys().filter_map(|key| {
+    let told = workload.services.iter().filter_map(|(key, own)| {
         let mode = settings.service(key)?.mtls;
         let service = snapshot.service(key)?;
-        target_ports(service, workload).any(|target| target == port).then_some((mode, key))
+        target_ports(service, own).any(|target| target == port).then_some((mode, key))
     });
     told.max_by_key(|(mode, _)| *mode).map(|(mode, key)| (mode, MtlsLevel::Service(key.clone())))
 }

@@ -52,14 +52,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         until: Instant,
         ledger: &mut Ledger,
     ) -> Result<Upstream, Failure> {
-        let snapshot = self.snapshot();
-        let uid = &self.local.uid;
-        let source = snapshot.workload(uid).ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
-        ledger.set_source(source);
-        refuse_loop(source, client, destination)?;
-        let outset = Outset { snapshot: &snapshot, source, client };
         let mut turns = Turns::new(self.proxy.settings.attempts.max(1), until);
-        let connected = self.connect_somewhere(&outset, destination, &mut turns, ledger).await;
+        let connected = self.connect_somewhere(client, destination, &mut turns, ledger).await;
         connected.map_err(|Stumble { failure, proven }| {
             if let Some((own, peer)) = proven {
                 ledger.set_identities(own, peer);
@@ -68,38 +62,43 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         })
     }
 
+    /// Each attempt is made by the state of its own time: what is gone by then is not tried, what is forbidden by then not
+    /// done.
     async fn connect_somewhere(
         &self,
-        outset: &Outset<'_>,
+        client: ClientAddr,
         destination: OriginalDst,
         turns: &mut Turns,
         ledger: &mut Ledger,
     ) -> Result<Upstream, Stumble> {
         let mut tried: Vec<WorkloadUid> = Vec::new();
         loop {
-            let Resolved { way, pick } = self.resolve(outset, destination, &tried)?;
+            let snapshot = self.snapshot();
+            let uid = &self.local.uid;
+            let source = snapshot.workload(uid).ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
+            ledger.set_source(source);
+            refuse_loop(source, client, destination)?;
+            let outset = Outset { snapshot: &snapshot, source, client };
+            let Resolved { way, pick } = self.resolve(&outset, destination, &tried)?;
             let others = pick.as_ref().is_some_and(|pick| pick.alternatives);
             let until = turns.next(Instant::now(), others).ok_or(Failure::Deadline)?;
-            let attempt = Box::pin(self.attempt(outset, way, until, ledger));
+            let attempt = Box::pin(self.attempt(&outset, way, until, ledger));
             let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(Failure::Deadline.into()));
             let Some(pick) = pick else { return result };
-            match result {
+            let stumble = match result {
                 Ok(upstream) => {
                     self.outliers.lock().succeeded(&pick.service, &pick.endpoint);
                     return Ok(upstream);
                 }
-                Err(stumble) => {
-                    let elsewhere = stumble.failure.is_of_endpoint();
-                    if elsewhere {
-                        self.note_failure(&pick, &stumble.failure);
-                    }
-                    if !(elsewhere && others) || turns.are_over() {
-                        return Err(stumble);
-                    }
-                    connect_retried(stumble.failure.reason());
-                    tried.push(pick.endpoint);
-                }
+                Err(stumble) if !stumble.failure.is_of_endpoint() => return Err(stumble),
+                Err(stumble) => stumble,
+            };
+            self.note_failure(&pick, &stumble.failure);
+            if !others || turns.are_over() {
+                return Err(stumble);
             }
+            connect_retried(stumble.failure.reason());
+            tried.push(pick.endpoint);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::{
     balance::{Address, Nobody, Question},
     service::Service,
     snapshot::KnownService,
+    workload::PortMap,
 };
 
 /// `asked` is the service's address and port.
@@ -23,22 +24,23 @@ pub(super) fn choose_endpoint(
     let chosen = known.balance.choose(&known.service, &question, |uid| snapshot.workload(uid));
     let (endpoint, alternatives) = chosen.map_err(|nobody| refusal(nobody, known))?;
     // A waypoint's service need not list the port that the waypoint was given with.
-    let target_port = endpoint_port(&known.service, &endpoint, asked.port()).unwrap_or(asked.port());
+    let own = endpoint.services.get(&known.key);
+    let target_port = own.and_then(|own| target_port(&known.service, own, asked.port()));
+    let target_port = target_port.unwrap_or(asked.port());
     let address = Address::of(&known.service, &endpoint, asked.ip(), target_port);
     let address = address.ok_or_else(|| refusal(Nobody::NoEndpoint, known))?;
     let pick = Pick { service: port, endpoint: endpoint.uid.clone(), alternatives };
     Ok((endpoint, address, pick))
 }
 
-/// An endpoint's own port map goes before the service's.
-pub(super) fn endpoint_port(service: &Service, endpoint: &Workload, port: u16) -> Option<u16> {
-    let own = endpoint.services.get(&service.key())?;
+/// Where an endpoint serves `port`. `own` is what it says of this service; it goes before what the service says.
+pub(super) fn target_port(service: &Service, own: &PortMap, port: u16) -> Option<u16> {
     own.get(&port).or_else(|| service.ports.get(&port)).copied().filter(|&target| target != 0)
 }
 
-/// Where `endpoint` serves `service`.
-pub(crate) fn target_ports(service: &Service, endpoint: &Workload) -> impl Iterator<Item = u16> {
-    service.ports.keys().filter_map(|&port| endpoint_port(service, endpoint, port))
+/// All of them.
+pub(crate) fn target_ports<'a>(service: &'a Service, own: &'a PortMap) -> impl Iterator<Item = u16> + 'a {
+    service.ports.keys().filter_map(|&port| target_port(service, own, port))
 }
 
 fn refusal(nobody: Nobody, known: &KnownService) -> Refusal {

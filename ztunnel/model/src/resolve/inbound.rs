@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::endpoint::endpoint_port;
+use super::endpoint::target_port;
 use crate::{Refusal, Snapshot, Workload, address::RESERVED_PORTS};
 
 /// The application address that a CONNECT's authority names: an address of this very workload, or the port of a
@@ -37,9 +37,9 @@ fn service_target(
     let malformed = || Refusal::BadAuthority(authority.to_owned());
     let (host, port) = authority.rsplit_once(':').ok_or_else(malformed)?;
     let port: u16 = port.parse().map_err(|_| malformed())?;
-    let own = workload.services.keys().filter(|key| *key.hostname == *host);
-    let mut services = own.filter_map(|key| snapshot.service(key));
-    let target_port = services.find_map(|service| endpoint_port(service, workload, port));
+    let served = workload.services.iter().filter(|(key, _)| *key.hostname == *host);
+    let mut known = served.filter_map(|(key, own)| Some((snapshot.service(key)?, own)));
+    let target_port = known.find_map(|(service, own)| target_port(service, own, port));
     let target_port = target_port.ok_or_else(|| Refusal::UnknownDestination(authority.to_owned()))?;
     Ok(SocketAddr::new(arrived_at, target_port))
 }
