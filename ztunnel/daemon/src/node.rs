@@ -53,6 +53,7 @@ pub(crate) struct Node {
     /// The tasks of those that are leaving.
     endings: TaskTracker,
     told_superseded: AtomicBool,
+    strangers_forgotten: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -105,15 +106,16 @@ impl Node {
             leaving: Mutex::default(),
             endings: TaskTracker::new(),
             told_superseded: AtomicBool::new(false),
+            strangers_forgotten: AtomicBool::new(false),
         })
     }
 
     /// Enrols the first list of pods, then attaches the node's programs.
     pub(crate) async fn start(self: &Arc<Self>, desired: &[LocalPod]) -> Result<(), RedirectError> {
         self.reconcile(desired).await;
-        let pods: Vec<_> = self.enrolled.lock().values().map(|enrolled| Arc::clone(&enrolled.pod)).collect();
-        let pods: Vec<&EnrolledPod> = pods.iter().map(AsRef::as_ref).collect();
-        self.redirector.activate(&pods)
+        self.redirector.activate(&borrowed(&self.pods()))?;
+        self.forget_strangers();
+        Ok(())
     }
 
     /// Follows the list and watches over the pods, forever.
@@ -136,6 +138,7 @@ impl Node {
                         let list = Arc::clone(&desired.borrow());
                         self.reconcile(&list).await;
                     }
+                    self.forget_strangers();
                     self.keep_certificates();
                     self.keep_strictness();
                 }
@@ -275,7 +278,25 @@ impl Node {
         superseded
     }
 
+    /// Pods of a daemon before us that nobody wants any more, once we know which those are.
+    fn forget_strangers(&self) {
+        if !self.problems.lock().is_empty() || self.strangers_forgotten.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.redirector.forget_strangers(&borrowed(&self.pods())) {
+            Ok(()) => self.strangers_forgotten.store(true, Ordering::Relaxed),
+            Err(error) => tracing::warn!(reason = error.reason(), %error, "old enrolments stay behind"),
+        }
+    }
+
+    fn pods(&self) -> Vec<Arc<EnrolledPod>> {
+        self.enrolled.lock().values().map(|enrolled| Arc::clone(&enrolled.pod)).collect()
+    }
+
     async fn inspect_all(self: &Arc<Self>) {
+        if let Err(error) = self.redirector.forget_dead() {
+            tracing::warn!(reason = error.reason(), %error, "enrolments of ended namespaces stay behind");
+        }
         let all: Vec<_> = self.enrolled.lock().values().cloned().collect();
         for enrolled in all {
             let uid = &enrolled.desired.uid;
@@ -295,7 +316,7 @@ impl Node {
         if finding == Finding::NamespaceGone {
             tracing::info!(pod = %uid, "the pod's namespace is gone");
             self.problems.lock().insert(uid.clone(), "its namespace is gone".to_owned());
-            self.let_go(uid);
+            self.abandon(uid);
             return;
         }
         verdicts::tampered(finding.reason());
@@ -333,6 +354,10 @@ impl Enrolled {
         self.mtls.send_replace(desired.mtls);
         Self { desired: desired.clone(), strict, ..self.clone() }
     }
+}
+
+fn borrowed(pods: &[Arc<EnrolledPod>]) -> Vec<&EnrolledPod> {
+    pods.iter().map(AsRef::as_ref).collect()
 }
 
 async fn finished(service: &JoinHandle<()>) {

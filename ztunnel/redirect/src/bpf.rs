@@ -65,13 +65,16 @@ struct Inquiry {
 /// The beginning of `struct bpf_link_info`; the kernel gives as much as there is room for.
 #[repr(C)]
 #[derive(Default)]
-struct LinkInfo {
+pub(crate) struct LinkInfo {
     kind: u32,
     id: u32,
-    program: u32,
+    pub(crate) program: u32,
+    padding: u32,
+    /// Of a link to a network namespace: its inode number, 0 once it has ended.
+    pub(crate) namespace: u32,
 }
 
-const LINK_INFO_BYTES: u32 = 12;
+const LINK_INFO_BYTES: u32 = 20;
 const _: () = assert!(size_of::<LinkInfo>() == LINK_INFO_BYTES as usize);
 
 #[repr(C)]
@@ -102,15 +105,14 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     call(LINK_UPDATE, &attributes).map(drop)
 }
 
-/// The id of the link's program.
-pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let answer = (&raw mut info).expose_provenance() as u64;
     let mut inquiry = Inquiry { fd: raw(link), length: LINK_INFO_BYTES, answer };
     // SAFETY: as in `call`, but that the kernel writes: at most `length` bytes of `info`, and the length itself.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw mut inquiry, size_of::<Inquiry>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info.program) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
 }
 
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {

@@ -101,12 +101,25 @@ pub(crate) fn attach(
         }
     }
     let link = bpf::link_create(program, target, kind).map_err(|error| failed("attaching", error))?;
-    bpf::pin(link.as_fd(), pin).map_err(|error| failed("pinning the link", error))
+    match bpf::pin(link.as_fd(), pin) {
+        // A daemon beside us was quicker. Two links at one hook run both programs, which agree; ours goes with its
+        // descriptor, and the other's runs our program from here on.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let theirs = bpf::open_pinned(pin).map_err(|error| failed("opening the pinned link", error))?;
+            bpf::link_update(theirs.as_fd(), program).map_err(|error| failed("updating the link", error))
+        }
+        pinned => pinned.map_err(|error| failed("pinning the link", error)),
+    }
 }
 
 /// The id of the program that the pinned link runs.
 pub(crate) fn program_of(pin: &Path) -> io::Result<u32> {
-    bpf::link_program(bpf::open_pinned(pin)?.as_fd())
+    Ok(bpf::link_info(bpf::open_pinned(pin)?.as_fd())?.program)
+}
+
+/// Whether the network namespace that the pinned link was attached to is no more.
+pub(crate) fn target_has_ended(pin: &Path) -> io::Result<bool> {
+    Ok(bpf::link_info(bpf::open_pinned(pin)?.as_fd())?.namespace == 0)
 }
 
 /// The link goes with its pin.

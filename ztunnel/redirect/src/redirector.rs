@@ -6,7 +6,7 @@
 //! last steered connection, which would leak in plaintext without it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     os::{fd::AsFd, linux::fs::MetadataExt},
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use aya::Ebpf;
-use model::Role;
+use model::{Role, WorkloadUid};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, runtime::Handle, time::MissedTickBehavior};
@@ -56,8 +56,8 @@ pub struct Redirector {
     node: Ebpf,
     /// Of the node's own network namespace, 0 if that is not known. Whoever is in it is no pod.
     node_cookie: u64,
-    /// Pods that a daemon before us enrolled and we could not: what holds them closed must stay.
-    orphans: Mutex<HashSet<u64>>,
+    /// Whose each namespace is. Two pods cannot have one: neither would have an identity of its own.
+    tenants: Mutex<HashMap<u64, WorkloadUid>>,
     /// Since our programs are attached: the cgroup, and our first program's id.
     active: OnceLock<(u64, u32)>,
 }
@@ -71,21 +71,14 @@ impl Redirector {
         let mut node = objects::load_node(&pins, node_cookie, kubelet_cgroup)?;
         kernel_log::follow(&mut node)?;
         let maps = Maps::take(&mut node)?;
-        let redirector = Self {
-            settings,
-            pins,
-            maps,
-            node,
-            node_cookie,
-            orphans: Mutex::default(),
-            active: OnceLock::new(),
-        };
+        let (tenants, active) = (Mutex::default(), OnceLock::new());
+        let redirector = Self { settings, pins, maps, node, node_cookie, tenants, active };
         redirector.beat()?;
         Ok(redirector)
     }
 
-    /// Attaches the node's programs, or switches those of a daemon before us to ours, and forgets the pods that are
-    /// not among `enrolled`. To be called when the pods that are known at the start have been enrolled.
+    /// Attaches the node's programs, or switches those of a daemon before us to ours. To be called when the pods that
+    /// are known at the start have been enrolled.
     pub fn activate(&self, enrolled: &[&EnrolledPod]) -> Result<(), RedirectError> {
         let cgroup = open(&self.settings.cgroup_root, "opening the cgroup")?;
         let id = cgroup_id(&self.settings.cgroup_root)?;
@@ -103,14 +96,29 @@ impl Redirector {
             self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
             self.maps.insert_pod(pod.cookie, pod.spec.entry())?;
         }
-        let mut current = self.orphans.lock().clone();
-        current.extend(enrolled.iter().map(|pod| pod.cookie));
+        Ok(())
+    }
+
+    /// Forgets the pods of a daemon before us that are not among `enrolled`. Only when all that should be enrolled are:
+    /// until then one of the others may be a pod that we failed to take over, and must stay closed.
+    pub fn forget_strangers(&self, enrolled: &[&EnrolledPod]) -> Result<(), RedirectError> {
+        if self.is_superseded() {
+            return Ok(());
+        }
+        let current: HashSet<u64> = enrolled.iter().map(|pod| pod.cookie).collect();
         let known = self.maps.pods()?.into_iter().chain(self.pins.linked(POD_HOOK));
-        for stale in known.filter(|cookie| !current.contains(cookie)) {
-            self.forget(stale)?;
+        for stranger in known.filter(|cookie| !current.contains(cookie)) {
+            self.forget(stranger)?;
         }
         self.pins.remove_other_versions();
         Ok(())
+    }
+
+    /// Forgets the pods whose namespaces have ended, which their links know.
+    pub fn forget_dead(&self) -> Result<(), RedirectError> {
+        let ended =
+            |cookie: &u64| pins::target_has_ended(&self.pins.link(POD_HOOK, *cookie)).unwrap_or(false);
+        self.pins.linked(POD_HOOK).into_iter().filter(ended).try_for_each(|cookie| self.forget(cookie))
     }
 
     /// Enrols a pod, or takes it over from a daemon before us.
@@ -122,20 +130,27 @@ impl Redirector {
             let problem = "its network namespace is the node's own";
             return Err(RedirectError::Pod { uid: spec.uid.to_string(), problem });
         }
+        self.claim(cookie, &spec.uid)?;
         let is_new = !self.pins.linked(POD_HOOK).contains(&cookie);
         let enrolled = self.enrol_in(namespace, cookie, spec, is_new).await;
         match &enrolled {
-            Ok(_) => {
-                self.orphans.lock().remove(&cookie);
-            }
             // What is there is the successor's.
-            Err(RedirectError::Superseded) => {}
+            Ok(_) | Err(RedirectError::Superseded) => {}
             Err(_) if is_new => self.forget_failed(cookie),
-            Err(_) => {
-                self.orphans.lock().insert(cookie);
-            }
+            // What a daemon before us made of it holds it closed.
+            Err(_) => {}
         }
         enrolled
+    }
+
+    fn claim(&self, cookie: u64, uid: &WorkloadUid) -> Result<(), RedirectError> {
+        let mut tenants = self.tenants.lock();
+        if tenants.get(&cookie).is_some_and(|tenant| tenant != uid) {
+            let problem = "its network namespace is that of another enrolled pod";
+            return Err(RedirectError::Pod { uid: uid.to_string(), problem });
+        }
+        tenants.insert(cookie, uid.clone());
+        Ok(())
     }
 
     async fn enrol_in(
@@ -268,6 +283,7 @@ impl Redirector {
     fn forget(&self, cookie: u64) -> Result<(), RedirectError> {
         self.maps.remove_pod(cookie)?;
         self.maps.remove_listeners(cookie);
+        self.tenants.lock().remove(&cookie);
         pins::detach(&self.pins.link(POD_HOOK, cookie))
     }
 }

@@ -24,6 +24,14 @@ pub(super) struct Leaving {
 }
 
 impl Node {
+    /// The name of the pod's namespace is gone, and with it the pod, or so it seems: whoever is left in there stays
+    /// closed until the kernel says that the namespace has ended.
+    pub(super) fn abandon(&self, uid: &WorkloadUid) {
+        let Some(enrolled) = self.enrolled.lock().remove(uid) else { return };
+        enrolled.stop.cut.cancel();
+        self.endings.spawn(async move { finished(&enrolled.service).await });
+    }
+
     pub(super) fn let_go(self: &Arc<Self>, uid: &WorkloadUid) {
         let Some(enrolled) = self.enrolled.lock().remove(uid) else { return };
         if let Err(error) = self.redirector.stop_capture(&enrolled.pod) {
