@@ -1,6 +1,7 @@
 //! A hand-made server of HBONE: what stands at a foreign workload's port 15008.
 
 use std::{
+    io::ErrorKind,
     net::Ipv6Addr,
     pin::Pin,
     sync::{
@@ -8,6 +9,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,6 +23,7 @@ use testkit::Place;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
+    time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -68,7 +71,7 @@ impl Gateway {
         let thread = place.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 15008)).await.unwrap();
+                let listener = listen().await;
                 ready.send(()).unwrap();
                 let boxed = |tcp, number| -> Service { Box::pin(serve(tcp, number)) };
                 tokio::select! {
@@ -92,6 +95,17 @@ impl Drop for Gateway {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// A program that another test starts just now may hold the listener before this for a moment, between fork and exec.
+async fn listen() -> TcpListener {
+    loop {
+        match TcpListener::bind((Ipv6Addr::UNSPECIFIED, 15008)).await {
+            Ok(listener) => return listener,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("listening: {error}"),
         }
     }
 }
