@@ -137,6 +137,23 @@ async fn a_denial_is_not_taken_elsewhere() {
     assert_eq!(observed.metric(RETRIES, &[]), 0);
 }
 
+/// A service that is down altogether must not be hammered by each connection, nor hold the application for long.
+#[tokio::test]
+async fn only_so_many_endpoints_are_tried_for_one_connection() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    remove(&mesh, "s1");
+    for number in 1..=9 {
+        let address = format!("10.0.3.{number}");
+        insert(&mesh, web_endpoint(&format!("gone-{number}"), Some(&address), Protocol::Tcp));
+    }
+    assert_eq!(who_answers(&mesh).await, Err(ErrorKind::ConnectionReset));
+    observed.line(&["ERROR", r#"reason="connect""#, r#"path="passthrough""#]).await;
+    assert_eq!(observed.metric(RETRIES, &[]), 2, "three attempts");
+    let labels = [r#"reporter="source""#];
+    assert_eq!(observed.metric("istio_tcp_connections_failed_total", &labels), 1, "one connection");
+}
+
 /// With nobody else to turn to, the reason is the endpoint's own, and it goes on being tried.
 #[tokio::test]
 async fn the_only_endpoint_is_never_set_aside_for_good() {
