@@ -145,7 +145,7 @@ impl Balance {
         let before = self.tree.weight_while(|entry| entry.lane < ask.lane);
         let in_lane = self.tree.weight_while(|entry| entry.lane <= ask.lane) - before;
         let near: u64 = Reach::ALL.into_iter().map(|reach| self.stretch(ask, reach, 0).1).sum();
-        if in_lane > near && near == 0 {
+        if near == 0 && in_lane > 0 {
             Nobody::OtherNetwork
         } else if self.weight(ask, 0) > 0 && ask.least_rank() > 0 {
             Nobody::OutOfScope

@@ -51,6 +51,7 @@ pub struct Outliers {
 #[derive(Debug)]
 struct Suspect {
     endpoint: WorkloadUid,
+    /// Goes on from where it was when the endpoint returns: its first failure then sets it aside again.
     in_a_row: u32,
     /// How often it was set aside without a success between.
     times: u32,
@@ -82,9 +83,9 @@ impl Outliers {
         let suspects = suspects.entry(service.clone()).or_default();
         suspects.retain(|suspect| suspect.counts(settings, now));
         let suspect = entry(suspects, endpoint, settings.endpoints, now);
-        suspect.in_a_row += 1;
+        suspect.in_a_row = suspect.in_a_row.saturating_add(1);
         suspect.last_failure = now;
-        if suspect.is_aside(now) || (suspect.times == 0 && suspect.in_a_row < settings.failures) {
+        if suspect.is_aside(now) || suspect.in_a_row < settings.failures {
             return None;
         }
         let doubled = settings.shortest.saturating_mul(1 << suspect.times.min(16));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     outlier::Outliers,
-    service::{IpFamilies, LoadBalancer, ServiceKey, Visibility},
+    service::{IpFamilies, LoadBalancer, Scope, ServiceKey, Visibility},
     workload::{Health, Waypoint},
 };
 
@@ -231,6 +231,24 @@ fn endpoints_are_chosen_by_weight_and_never_unhealthy_or_of_another_network() {
         "no_healthy_endpoint"
     );
     assert_eq!(go(&mesh([far], [web]), "10.96.0.1:80", 1).unwrap_err().reason(), "other_network_unsupported");
+}
+
+/// An operator who is told "other network" or "no endpoint" where the preference is to blame looks in the wrong place.
+#[test]
+fn nobody_within_the_scope_is_a_reason_of_its_own() {
+    let mut web = service(WEB, &["/10.96.0.1"], &[(80, 8080)]);
+    web.load_balancer = Some(LoadBalancer::new(Mode::Strict, [Scope::Zone]));
+    let mut other_zone = endpoint("zone", "10.0.0.2", WEB);
+    other_zone.locality.zone = "other".into();
+    let mut far = endpoint("far", "10.0.0.6", WEB);
+    far.network = crate::Network::new("far");
+    let reason = |workloads: &[&Workload]| {
+        let mesh = mesh(workloads.iter().map(|&w| w.clone()), [web.clone()]);
+        go(&mesh, "10.96.0.1:80", 0).unwrap_err().reason()
+    };
+    assert_eq!(reason(&[&other_zone, &far]), "no_endpoint_in_scope");
+    assert_eq!(reason(&[&far]), "other_network_unsupported");
+    assert_eq!(reason(&[]), "no_healthy_endpoint");
 }
 
 fn waypoint(destination: &str) -> Option<Waypoint> {
