@@ -7,10 +7,10 @@
 mod endpoints;
 mod enrolment;
 mod escape;
-mod escapes;
 mod held;
 mod lifecycle;
 mod load;
+mod namespaces;
 mod older;
 mod paths;
 mod peers;

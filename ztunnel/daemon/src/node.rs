@@ -238,6 +238,13 @@ impl Node {
                 self.keep(current.with(desired, spec.strict));
                 return Ok("pod's settings changed");
             }
+            // In the same namespace it is taken over from ourselves, so that it is not out of the mesh in between.
+            Some(current) if current.is_in_namespace_of(desired) => {
+                let pod = Arc::new(self.redirector.enrol(spec).await?);
+                self.abandon(&desired.uid);
+                self.keep(self.serve(desired, pod));
+                return Ok("pod's addresses changed");
+            }
             Some(_) => self.let_go(&desired.uid),
             None => {}
         }
@@ -344,9 +351,11 @@ impl Node {
 impl Enrolled {
     /// Whether the pod is still where it was, so that no more than its settings differ.
     fn is_at_home_of(&self, desired: &LocalPod) -> bool {
-        self.desired.netns == desired.netns
-            && self.desired.ips == desired.ips
-            && self.pod.namespace().is_named()
+        self.desired.ips == desired.ips && self.is_in_namespace_of(desired)
+    }
+
+    fn is_in_namespace_of(&self, desired: &LocalPod) -> bool {
+        self.desired.netns == desired.netns && self.pod.namespace().is_named()
     }
 
     /// Served from now on as `desired` says.

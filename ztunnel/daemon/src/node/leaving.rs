@@ -24,8 +24,8 @@ pub(super) struct Leaving {
 }
 
 impl Node {
-    /// The name of the pod's namespace is gone, and with it the pod, or so it seems: whoever is left in there stays
-    /// closed until the kernel says that the namespace has ended.
+    /// Ends the pod's service and leaves its enrolment: because another service has taken it over, or because the name
+    /// of its namespace is gone. Whoever is left in there stays closed until the kernel says that it has ended.
     pub(super) fn abandon(&self, uid: &WorkloadUid) {
         let Some(enrolled) = self.enrolled.lock().remove(uid) else { return };
         enrolled.stop.cut.cancel();
