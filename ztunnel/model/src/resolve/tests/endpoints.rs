@@ -1,0 +1,95 @@
+//! Endpoints that fail, and endpoints of unusual kinds.
+
+use super::*;
+use crate::outlier::Outliers;
+
+fn named(name: &str, hostname: &str) -> Workload {
+    let mut workload = workload(name, &[], Protocol::Tcp);
+    workload.hostname = hostname.to_owned();
+    workload.services.insert(WEB.parse().unwrap(), [].into());
+    workload
+}
+
+/// What DNS says is a stranger's word: it must not lead into the client itself, nor around the mesh.
+#[test]
+fn a_host_name_endpoint_is_reached_where_its_name_leads() {
+    let web = service(WEB, &["/10.96.0.1"], &[(80, 8080)]);
+    let server = workload("server", &["10.0.0.7"], Protocol::Hbone);
+    let mesh = mesh([named("ext", "ext.example"), server], [web]);
+    let resolved =
+        resolve(&mesh, &client(), OriginalDst("10.96.0.1:80".parse().unwrap()), &Choice::of(0)).unwrap();
+    let Way::ByName(way) = resolved.way else { panic!("{resolved:?}") };
+    assert_eq!((way.hostname(), resolved.pick.unwrap().alternatives), ("ext.example", false));
+
+    let candidates = |answer: &[&str], dice| -> Result<Vec<String>, Refusal> {
+        let answer: Vec<IpAddr> = answer.iter().map(|ip| ip.parse().unwrap()).collect();
+        way.candidates(&client(), &answer, dice).map(|ips| ips.iter().map(ToString::to_string).collect())
+    };
+    let answer = ["2001:db8::1", "192.0.2.1", "192.0.2.2", "127.0.0.1", "10.0.0.1", "::", "::ffff:127.0.0.1"];
+    assert_eq!(candidates(&answer, 0).unwrap(), ["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
+    assert_eq!(candidates(&answer, 2).unwrap(), ["192.0.2.2", "192.0.2.1", "2001:db8::1"]);
+    assert_eq!(candidates(&["127.0.0.1", "fd00::1"], 0).unwrap_err().reason(), "unusable_host_name");
+    let v4_only = workload("v4", &["10.0.0.8"], Protocol::Hbone);
+    assert!(way.candidates(&v4_only, &["2001:db8::1".parse().unwrap()], 0).is_err());
+
+    let outside = way.at(&mesh, &client(), "192.0.2.1".parse().unwrap());
+    let Route::Passthrough(outside) = outside else { panic!("{outside:?}") };
+    assert_eq!(
+        (outside.target.to_string().as_str(), outside.destination.unwrap().name.as_str()),
+        ("192.0.2.1:8080", "ext")
+    );
+    let inside = way.at(&mesh, &client(), "10.0.0.7".parse().unwrap());
+    assert!(matches!(inside, Route::Tunnel(route) if route.destination.name == "server"));
+}
+
+/// A second attempt must not meet the first one's endpoint; who keeps failing others is left for last; and when all
+/// are set aside, they are used as if none were.
+#[test]
+fn endpoints_that_failed_are_not_chosen_while_there_are_others() {
+    let names = ["a", "b", "c"];
+    let endpoints = names.iter().zip(2..).map(|(name, n)| endpoint(name, &format!("10.0.0.{n}"), WEB));
+    let mesh = mesh(endpoints, [service(WEB, &["/10.96.0.1"], &[(80, 8080)])]);
+    let uids = names.map(WorkloadUid::new);
+    let now = Instant::now();
+    let chosen = |tried: &[WorkloadUid], aside: &[WorkloadUid]| -> (Vec<String>, bool) {
+        let mut outliers = Outliers::default();
+        for uid in aside.iter().flat_map(|uid| std::iter::repeat_n(uid, 3)) {
+            outliers.failed(&(WEB.parse().unwrap(), 80), uid, now);
+        }
+        let (mut all, mut alternatives) = (Vec::new(), true);
+        for dice in 0..6 {
+            let choice = Choice { dice, tried, outliers: Some((&outliers, now)) };
+            let resolved = resolve(&mesh, &client(), OriginalDst("10.96.0.1:80".parse().unwrap()), &choice);
+            let pick = resolved.map(|resolved| resolved.pick.unwrap());
+            alternatives &= pick.as_ref().is_ok_and(|pick| pick.alternatives);
+            all.push(
+                pick.map_or_else(|refusal| refusal.reason().to_owned(), |pick| pick.endpoint.to_string()),
+            );
+        }
+        all.sort();
+        all.dedup();
+        (all, alternatives)
+    };
+    let of = |names: &[&str], alternatives| {
+        (names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>(), alternatives)
+    };
+    assert_eq!(chosen(&[], &[]), of(&["a", "b", "c"], true));
+    assert_eq!(chosen(&uids[..1], &[]), of(&["b", "c"], true));
+    assert_eq!(chosen(&uids[..2], &[]), of(&["c"], false));
+    assert_eq!(chosen(&[], &uids[..2]), of(&["c"], true));
+    assert_eq!(chosen(&uids[2..], &uids[..2]), of(&["a", "b"], true), "set aside, and all that is left");
+    assert_eq!(chosen(&[], &uids), of(&["a", "b", "c"], true), "never all");
+    assert_eq!(chosen(&uids, &[]), of(&["no_healthy_endpoint"], false));
+}
+
+#[test]
+fn an_endpoint_of_the_host_network_is_reached_in_plaintext() {
+    let mut host = endpoint("host", "10.0.0.4", WEB);
+    host.network_mode = NetworkMode::HostNetwork;
+    let mesh = mesh([host], [service(WEB, &["/10.96.0.1"], &[(80, 8080)])]);
+    let route = passthrough(&mesh, "10.96.0.1:80");
+    assert_eq!(
+        (route.target.to_string().as_str(), route.destination.unwrap().name.as_str()),
+        ("10.0.0.4:8080", "host")
+    );
+}
