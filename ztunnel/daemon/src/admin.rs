@@ -85,7 +85,7 @@ impl Admin {
     fn metrics(&self, method: &Method, path: &str) -> Answer {
         match (method, path) {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
-                verdicts::record(self.node.redirector.verdicts());
+                verdicts::record(self.node.parts.redirector.verdicts());
                 self.dropped.record();
                 files::record("state", &self.state.borrow());
                 files::record("pods", &self.pods.borrow());

@@ -3,11 +3,12 @@
 //! A pod has one service at a time. What may change of its settings changes under that service; a pod that moved to
 //! another namespace is let go and enrolled anew.
 
+mod keeping;
 mod leaving;
 mod strictness;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +20,7 @@ use control::{Certificates, LocalPod};
 use model::{SharedSnapshot, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
 use proxy::{LocalWorkload, Proxy, Stop};
-use redirect::{EnrolledPod, Finding, OlderConnection, RedirectError, Redirector};
+use redirect::{EnrolledPod, OlderConnection, RedirectError, Redirector};
 use telemetry::Ledgers;
 use tokio::{
     runtime::Handle,
@@ -30,21 +31,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::leaving::Leaving;
-use crate::{sockets::Sockets, status::PodStatus, verdicts};
+use crate::{sockets::Sockets, status::PodStatus};
 
 /// How soon a pod whose enrolment failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(crate) struct Node {
-    pub(crate) redirector: Arc<Redirector>,
-    pub(crate) proxy: Arc<Proxy<Certificates>>,
-    pub(crate) ledgers: Arc<Ledgers>,
-    pub(crate) certificates: Arc<Certificates>,
-    pub(crate) snapshot: Arc<SharedSnapshot>,
-    /// Where connections are served.
-    pub(crate) data_plane: Handle,
-    pub(crate) inspection_interval: Duration,
-    pub(crate) drain_deadline: Duration,
+    pub(crate) parts: Parts,
     /// Fired once: peers are asked to go elsewhere, and no new pod is enrolled.
     pub(crate) drain: CancellationToken,
     enrolled: Mutex<HashMap<WorkloadUid, Enrolled>>,
@@ -74,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) snapshot: Arc<SharedSnapshot>,
+    /// Where connections are served.
     pub(crate) data_plane: Handle,
     pub(crate) inspection_interval: Duration,
     pub(crate) drain_deadline: Duration,
@@ -81,25 +75,8 @@ pub(crate) struct Parts {
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts {
-            redirector,
-            proxy,
-            ledgers,
-            certificates,
-            snapshot,
-            data_plane,
-            inspection_interval,
-            drain_deadline,
-        } = parts;
         Arc::new(Self {
-            redirector,
-            proxy,
-            ledgers,
-            certificates,
-            snapshot,
-            data_plane,
-            inspection_interval,
-            drain_deadline,
+            parts,
             drain: CancellationToken::new(),
             enrolled: Mutex::default(),
             problems: Mutex::default(),
@@ -113,14 +90,14 @@ impl Node {
     /// Enrols the first list of pods, then attaches the node's programs.
     pub(crate) async fn start(self: &Arc<Self>, desired: &[LocalPod]) -> Result<(), RedirectError> {
         self.reconcile(desired).await;
-        self.redirector.activate(&borrowed(&self.pods()))?;
+        self.parts.redirector.activate(&borrowed(&self.pods()))?;
         self.forget_strangers();
         Ok(())
     }
 
     /// Follows the list and watches over the pods, forever.
     pub(crate) async fn run(self: Arc<Self>, mut desired: watch::Receiver<Arc<Vec<LocalPod>>>) {
-        let mut inspections = interval(self.inspection_interval);
+        let mut inspections = interval(self.parts.inspection_interval);
         inspections.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retries = interval(RETRY_INTERVAL);
         retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -180,7 +157,7 @@ impl Node {
                 settings: enrolled.get(uid).map(|enrolled| enrolled.desired.clone()),
                 enrolled: enrolled.contains_key(uid),
                 problem: problems.get(uid).cloned(),
-                connections: self.ledgers.count_for(uid),
+                connections: self.parts.ledgers.count_for(uid),
             })
             .collect()
     }
@@ -234,13 +211,13 @@ impl Node {
         let current = self.enrolled.lock().get(&desired.uid).cloned();
         match current {
             Some(current) if current.is_at_home_of(desired) => {
-                self.redirector.update(&current.pod, &spec)?;
+                self.parts.redirector.update(&current.pod, &spec)?;
                 self.keep(current.with(desired, spec.strict));
                 return Ok("pod's settings changed");
             }
             // In the same namespace it is taken over from ourselves, so that it is not out of the mesh in between.
             Some(current) if current.is_in_namespace_of(desired) => {
-                let pod = Arc::new(self.redirector.enrol(spec).await?);
+                let pod = Arc::new(self.parts.redirector.enrol(spec).await?);
                 self.abandon(&desired.uid);
                 self.keep(self.serve(desired, pod));
                 return Ok("pod's addresses changed");
@@ -250,14 +227,14 @@ impl Node {
         }
         if let Some(current) = self.reclaim(desired) {
             self.keep(current.with(desired, spec.strict));
-            if let Err(error) = self.redirector.resume_capture(&current.pod, &spec).await {
+            if let Err(error) = self.parts.redirector.resume_capture(&current.pod, &spec).await {
                 self.let_go(&desired.uid);
                 return Err(error);
             }
             return Ok("pod enrolled again");
         }
         self.evict(desired).await;
-        let pod = Arc::new(self.redirector.enrol(spec).await?);
+        let pod = Arc::new(self.parts.redirector.enrol(spec).await?);
         self.keep(self.serve(desired, pod));
         Ok("pod enrolled")
     }
@@ -267,7 +244,8 @@ impl Node {
         let (mtls, seen_mtls) = watch::channel(desired.mtls);
         let local = LocalWorkload { uid: desired.uid.clone(), mtls: seen_mtls };
         let sockets = Arc::new(Sockets(Arc::clone(&pod)));
-        let service = self.data_plane.spawn(Arc::clone(&self.proxy).serve(local, sockets, stop.clone()));
+        let service =
+            self.parts.data_plane.spawn(Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone()));
         let strict = pod.spec().strict;
         Enrolled { desired: desired.clone(), pod, stop, mtls, strict, service: Arc::new(service) }
     }
@@ -278,73 +256,15 @@ impl Node {
 
     /// Whether a newer daemon has taken this node over. It follows the list then; we only end what we have.
     fn is_superseded(&self) -> bool {
-        let superseded = self.redirector.is_superseded();
+        let superseded = self.parts.redirector.is_superseded();
         if superseded && !self.told_superseded.swap(true, Ordering::Relaxed) {
             tracing::info!("a newer daemon serves this node; changes of its pods are left to that one");
         }
         superseded
     }
 
-    /// Pods of a daemon before us that nobody wants any more, once we know which those are.
-    fn forget_strangers(&self) {
-        if !self.problems.lock().is_empty() || self.strangers_forgotten.load(Ordering::Relaxed) {
-            return;
-        }
-        match self.redirector.forget_strangers(&borrowed(&self.pods())) {
-            Ok(()) => self.strangers_forgotten.store(true, Ordering::Relaxed),
-            Err(error) => tracing::warn!(reason = error.reason(), %error, "old enrolments stay behind"),
-        }
-    }
-
     fn pods(&self) -> Vec<Arc<EnrolledPod>> {
         self.enrolled.lock().values().map(|enrolled| Arc::clone(&enrolled.pod)).collect()
-    }
-
-    async fn inspect_all(self: &Arc<Self>) {
-        if let Err(error) = self.redirector.forget_dead() {
-            tracing::warn!(reason = error.reason(), %error, "enrolments of ended namespaces stay behind");
-        }
-        let all: Vec<_> = self.enrolled.lock().values().cloned().collect();
-        for enrolled in all {
-            let uid = &enrolled.desired.uid;
-            if let Err(error) = enrolled.pod.forget_ended().await {
-                tracing::warn!(pod = %uid, reason = error.reason(), %error, "older connections cannot be listed");
-            }
-            match self.redirector.inspect(&enrolled.pod).await {
-                Ok(findings) => findings.into_iter().for_each(|finding| self.found(uid, finding)),
-                Err(error) => {
-                    tracing::warn!(pod = %uid, reason = error.reason(), %error, "inspection failed");
-                }
-            }
-        }
-    }
-
-    fn found(self: &Arc<Self>, uid: &WorkloadUid, finding: Finding) {
-        if finding == Finding::NamespaceGone {
-            tracing::info!(pod = %uid, "the pod's namespace is gone");
-            self.problems.lock().insert(uid.clone(), "its namespace is gone".to_owned());
-            self.abandon(uid);
-            return;
-        }
-        verdicts::tampered(finding.reason());
-        tracing::warn!(pod = %uid, finding = finding.reason(), detail = ?finding, "tampering with the redirection was repaired");
-    }
-
-    /// Certificates are kept for the identities of the pods that are served, and no others.
-    fn keep_certificates(&self) {
-        let snapshot = self.snapshot.load();
-        let uids: Vec<_> = self.enrolled.lock().keys().cloned().collect();
-        let identities: HashSet<_> = uids
-            .iter()
-            .filter_map(|uid| snapshot.workload(uid))
-            .map(|workload| workload.identity.clone())
-            .collect();
-        for identity in &identities {
-            if let Err(error) = self.certificates.prefetch(identity) {
-                tracing::warn!(%error, "a local workload will have no certificate");
-            }
-        }
-        self.certificates.retain(&identities);
     }
 }
 

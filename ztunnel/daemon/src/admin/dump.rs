@@ -46,7 +46,7 @@ impl Admin {
     }
 
     pub(super) fn verdicts(&self) -> BTreeMap<&'static str, u64> {
-        self.node.redirector.verdicts().into_iter().collect()
+        self.node.parts.redirector.verdicts().into_iter().collect()
     }
 
     pub(super) fn config_dump(&self) -> Value {

@@ -34,7 +34,7 @@ impl Node {
 
     pub(super) fn let_go(self: &Arc<Self>, uid: &WorkloadUid) {
         let Some(enrolled) = self.enrolled.lock().remove(uid) else { return };
-        if let Err(error) = self.redirector.stop_capture(&enrolled.pod) {
+        if let Err(error) = self.parts.redirector.stop_capture(&enrolled.pod) {
             tracing::error!(pod = %uid, reason = error.reason(), %error, "cannot stop capturing");
         }
         let (reclaimed, gone) = (CancellationToken::new(), CancellationToken::new());
@@ -89,7 +89,7 @@ impl Node {
         }
         enrolled.stop.cut.cancel();
         finished(&enrolled.service).await;
-        if let Err(error) = self.redirector.clean_up(&enrolled.pod).await {
+        if let Err(error) = self.parts.redirector.clean_up(&enrolled.pod).await {
             tracing::error!(pod = %uid, reason = error.reason(), %error, "cleaning up failed");
         }
         // With the last of these goes the last descriptor of the pod's namespace.
@@ -105,12 +105,12 @@ impl Node {
     async fn last_connection(&self, enrolled: &Enrolled) {
         let uid = &enrolled.desired.uid;
         let ended = async {
-            while enrolled.pod.namespace().is_named() && self.ledgers.count_for(uid) > 0 {
+            while enrolled.pod.namespace().is_named() && self.parts.ledgers.count_for(uid) > 0 {
                 sleep(LINGER_POLL).await;
             }
         };
         // Whatever is left then is cut.
-        let _ = timeout(self.drain_deadline, ended).await;
+        let _ = timeout(self.parts.drain_deadline, ended).await;
     }
 }
 

@@ -35,7 +35,7 @@ impl Node {
             if spec.strict == enrolled.strict || self.is_superseded() {
                 continue;
             }
-            match self.redirector.update(&enrolled.pod, &spec) {
+            match self.parts.redirector.update(&enrolled.pod, &spec) {
                 Ok(()) => self.keep(Enrolled { strict: spec.strict, ..enrolled }),
                 Err(error) => {
                     tracing::error!(pod = %spec.uid, reason = error.reason(), %error, "strictness cannot be changed");
@@ -45,7 +45,7 @@ impl Node {
     }
 
     fn is_strict(&self, pod: &LocalPod) -> bool {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.parts.snapshot.load();
         match snapshot.workload(&pod.uid) {
             Some(workload) => mtls::is_strict(&snapshot, workload, pod.mtls),
             None => pod.mtls == Some(MtlsMode::Strict),
