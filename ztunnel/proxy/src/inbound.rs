@@ -33,14 +33,16 @@ struct Tunnelled {
     client: ClientAddr,
     arrived_at: OriginalDst,
     peer: SpiffeId,
+    /// What TLS proved to the peer; the workload may have become somebody else since.
+    own: SpiffeId,
 }
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     pub(crate) async fn inbound_tunnel(self: Arc<Self>, arrival: Arrival, _seat: Seat) {
         let Arrival { stream, client, destination } = arrival;
         // Boxed, so that a session that stands no longer holds what the handshake took.
-        let Some(mut session) = Box::pin(self.handshake(stream, client)).await else { return };
-        let shared = Tunnelled { client, arrived_at: destination, peer: session.peer().clone() };
+        let Some((mut session, own)) = Box::pin(self.handshake(stream, client)).await else { return };
+        let shared = Tunnelled { client, arrived_at: destination, peer: session.peer().clone(), own };
         self.serve_session(&mut session, &shared).await;
         if session.rejected() > 0 {
             requests_rejected(session.rejected());
@@ -54,7 +56,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// One of many at most; see [`crate::gate`].
-    async fn handshake(&self, stream: TcpStream, client: ClientAddr) -> Option<Session> {
+    async fn handshake(&self, stream: TcpStream, client: ClientAddr) -> Option<(Session, SpiffeId)> {
         let evicted = CancellationToken::new();
         let _places = (self.handshakes.enter(&evicted), self.proxy.handshakes.enter(&evicted));
         let snapshot = self.snapshot();
@@ -63,7 +65,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             return None;
         };
         match evicted.run_until_cancelled(self.proxy.tunnel.terminate(stream, &workload.identity)).await {
-            Some(Ok(session)) => Some(session),
+            Some(Ok(session)) => Some((session, workload.identity.clone())),
             Some(Err(error)) => {
                 self.refuse_handshake(client, error.reason(), error);
                 None
@@ -116,14 +118,14 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         shared: Tunnelled,
         ledger: &mut Ledger,
     ) -> Result<(Arc<Workload>, Place), Refusal> {
-        let Tunnelled { client, arrived_at: OriginalDst(gateway), peer } = shared;
+        let Tunnelled { client, arrived_at: OriginalDst(gateway), peer, own } = shared;
         let snapshot = self.snapshot();
         let workload = self.workload(&snapshot)?;
         ledger.set_destination(workload);
         if let Some(source) = proven_source(&snapshot, workload, client, &peer) {
             ledger.set_source(source);
         }
-        ledger.set_identities(peer.clone(), workload.identity.clone());
+        ledger.set_identities(peer.clone(), own);
         let target = resolve_authority(&snapshot, workload, gateway.ip(), authority)?;
         ledger.set_path(Path::Tunnel { gateway, target });
         let (workload, judgement) = (Arc::clone(workload), ledger.judgement());
