@@ -19,7 +19,7 @@ mod follow;
 mod text;
 
 pub(crate) use follow::{Loaded, follow};
-pub(crate) use text::{Place, parse};
+pub(crate) use text::{Place, parse, read};
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]

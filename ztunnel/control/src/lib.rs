@@ -15,6 +15,7 @@ mod certificates;
 mod file;
 mod instant;
 mod names;
+mod offline;
 mod pods;
 mod state;
 
@@ -25,5 +26,6 @@ pub use certificates::{
 pub use file::{FileError, FileProblem, FileStatus};
 pub use instant::{Clock, system_clock};
 pub use names::{NameSettings, Names};
+pub use offline::{FileKind, FileReport, kind_of, read_pods, read_state};
 pub use pods::{FailMode, LocalPod, PodsFile};
 pub use state::StateFile;

@@ -83,7 +83,11 @@ struct PodsText {
     pods: Vec<Spanned<LocalPod>>,
 }
 
-fn load(path: &Path, text: &str, sender: &watch::Sender<Arc<Vec<LocalPod>>>) -> Result<Loaded, FileError> {
+pub(crate) fn load(
+    path: &Path,
+    text: &str,
+    sender: &watch::Sender<Arc<Vec<LocalPod>>>,
+) -> Result<Loaded, FileError> {
     let text: PodsText = parse(path, text)?;
     let mut taken = HashMap::new();
     let mut pods = Vec::with_capacity(text.pods.len());

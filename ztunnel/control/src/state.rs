@@ -41,7 +41,7 @@ impl StateFile {
     }
 }
 
-fn load(
+pub(crate) fn load(
     path: &Path,
     text: &str,
     trust_domain: &TrustDomain,

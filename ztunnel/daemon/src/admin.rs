@@ -58,6 +58,7 @@ const INDEX: &str = "\
 ztunnel admin endpoint
 
 /connections   open connections: path, both identities, bytes, age
+/plaintext     who sends plaintext to whom, where mutual TLS is possible
 /pods          this node's pods: enrolled or not, and why not
 /certificates  certificates by identity: state, serial, validity
 /state         the watched files: what is in force, what is wrong with them
@@ -74,6 +75,7 @@ impl Admin {
             "/" => Answer::text(StatusCode::OK, INDEX),
             "/connections" => Answer::json(&self.connections()),
             "/pods" => Answer::json(&self.node.status()),
+            "/plaintext" => Answer::json(&self.plaintext()),
             "/certificates" => Answer::json(&self.certificates.statuses()),
             "/state" => Answer::json(&self.files()),
             "/verdicts" => Answer::json(&self.verdicts()),

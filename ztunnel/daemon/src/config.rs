@@ -138,6 +138,20 @@ pub(crate) fn load(file: Option<&Path>, given: Settings) -> anyhow::Result<Confi
     Config::new(given.or(from_file))
 }
 
+/// Whether a file would do. What it leaves out may be given by flag or environment.
+pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
+    let elsewhere = || Some(PathBuf::from("/given/elsewhere"));
+    let given = Settings {
+        state_file: elsewhere(),
+        pods_file: elsewhere(),
+        ca_key: elsewhere(),
+        ca_certificate: elsewhere(),
+        cgroup_root: elsewhere(),
+        ..Settings::default()
+    };
+    Config::new(read(file)?.or(given)).map(|_| ())
+}
+
 fn read(path: &Path) -> anyhow::Result<Settings> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))

@@ -9,8 +9,13 @@ const PROBLEM: &str = "ztunnel_file_problem";
 const LOADS: &str = "ztunnel_file_loads_total";
 const FAILURES: &str = "ztunnel_file_failures_total";
 const LOADED_AT: &str = "ztunnel_file_loaded_timestamp_seconds";
+const NOT_ENFORCED: &str = "ztunnel_policies_not_fully_enforced";
 
 pub(crate) fn describe() {
+    describe_gauge!(
+        NOT_ENFORCED,
+        "Policies with a part of layer 7, which is not enforced here and never widens access."
+    );
     describe_gauge!(
         PROBLEM,
         "1 while a watched file is refused as it stands and the last good load is in force."
@@ -25,6 +30,9 @@ pub(crate) fn record(file: &'static str, status: &FileStatus) {
     gauge!(PROBLEM, "file" => file).set(if status.problem.is_some() { 1.0 } else { 0.0 });
     counter!(LOADS, "file" => file).absolute(status.loads);
     counter!(FAILURES, "file" => file).absolute(status.failures);
+    if let Some(count) = status.objects.get("policiesNotFullyEnforced") {
+        gauge!(NOT_ENFORCED).set(u32::try_from(*count).map_or(f64::MAX, f64::from));
+    }
     if let Some(at) = status.loaded_at {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         gauge!(LOADED_AT, "file" => file).set(at.as_secs_f64());

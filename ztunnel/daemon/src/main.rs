@@ -7,6 +7,8 @@ mod crowd;
 mod files;
 mod logging;
 mod node;
+mod offline;
+mod plaintext;
 mod run;
 mod sockets;
 mod status;
@@ -45,6 +47,22 @@ enum Command {
         #[arg(long, env = "ZTUNNEL_BPF_DIR", default_value = config::DEFAULT_BPF_DIR)]
         bpf_dir: PathBuf,
     },
+    /// Say whether files would be accepted: mesh state, pods or configuration, told apart by their keys.
+    ///
+    /// Needs no daemon and no privilege. The exit status is 0 if all are valid, 1 if one is not, 2 if the command
+    /// was not understood.
+    Validate(offline::Validate),
+    /// Tell what becomes of a connection and why, from files.
+    ///
+    /// Needs no daemon and no privilege. A connection to a service is explained for each of its endpoints. The exit
+    /// status is 0 if it is allowed, 1 if it (or one of its endpoints) is refused, 2 if the question was not
+    /// understood.
+    #[command(after_help = offline::EXPLAIN_EXAMPLE)]
+    Explain(offline::Explain),
+    /// List who sends plaintext to whom, as the daemon of this node sees it: what strict mutual TLS would refuse.
+    ///
+    /// The exit status is 0 if there is none, 1 if there is, 2 if the daemon does not answer.
+    Plaintext(plaintext::Plaintext),
 }
 
 #[derive(clap::Args)]
@@ -65,6 +83,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => serve(*run),
         Command::Check { bpf_dir } => check(bpf_dir),
+        Command::Validate(files) => Ok(files.run()),
+        Command::Explain(question) => Ok(question.run()),
+        Command::Plaintext(question) => Ok(question.run()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("ztunnel: {}", whole_story(&error));

@@ -33,7 +33,7 @@ impl Place<'_> {
     }
 }
 
-pub(super) fn read(path: &Path) -> Result<String, FileError> {
+pub(crate) fn read(path: &Path) -> Result<String, FileError> {
     read_at_most(path, MAX_BYTES)
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use telemetry::LiveConnection;
 
 use super::Admin;
+use crate::plaintext::PlaintextList;
 
 /// A connection of a pod of this node, whether we carry it or not.
 #[derive(Serialize)]
@@ -39,6 +40,11 @@ impl Admin {
         let mut live = self.ledgers.live();
         live.sort_by_key(|connection| connection.id);
         older.chain(live.into_iter().map(|live| Connection::Live(Box::new(live)))).collect()
+    }
+
+    pub(super) fn plaintext(&self) -> PlaintextList {
+        let accepted = self.ledgers.plaintext().list();
+        PlaintextList::new(&self.snapshot.load(), &accepted, &self.node.older_connections())
     }
 
     pub(super) fn files(&self) -> Value {

@@ -1,0 +1,148 @@
+//! `ztunnel validate` and `ztunnel explain`: the daemon's own reading of files and its own decisions, without a daemon.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use control::{FileKind, FileReport, kind_of, read_pods, read_state};
+use model::{
+    TrustDomain,
+    explain::{Explanation, Mesh, explain, find_destination, find_source},
+};
+
+/// The exit status of a question that cannot be answered.
+pub(crate) const NOT_UNDERSTOOD: u8 = 2;
+
+pub(crate) const EXPLAIN_EXAMPLE: &str = "\
+Examples:
+  ztunnel explain --state state.yaml default/client web.default.svc.cluster.local:80
+  ztunnel explain --state state.yaml 192.0.2.1 default/server:8080";
+
+#[derive(clap::Args)]
+pub(crate) struct Validate {
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The trust domain of workloads that name none.
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+    /// Warnings make a file invalid too.
+    #[arg(long)]
+    deny_warnings: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Explain {
+    /// The mesh.
+    #[arg(long, value_name = "FILE")]
+    state: PathBuf,
+    /// The pods of a node, for what it asks of those who connect to them.
+    #[arg(long, value_name = "FILE")]
+    pods: Option<PathBuf>,
+    /// The trust domain of workloads that name none.
+    #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// Who connects: `namespace/name` of a pod or what it was made from, a uid, or an IP address.
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// To whom: a service's host name, `namespace/name`, or an IP address, with a port unless there is only one.
+    #[arg(value_name = "DST[:PORT]")]
+    destination: String,
+}
+
+impl Validate {
+    pub(crate) fn run(&self) -> ExitCode {
+        let mut all_valid = true;
+        for file in &self.files {
+            all_valid &= match self.check(file) {
+                Ok(report) => self.accept(file, &report),
+                Err(error) => {
+                    println!("{}: invalid", file.display());
+                    println!("  error: {}", crate::whole_story(&error));
+                    false
+                }
+            };
+        }
+        if all_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn check(&self, file: &Path) -> anyhow::Result<FileReport> {
+        match kind_of(file)? {
+            FileKind::State => Ok(read_state(file, &self.trust_domain)?.1),
+            FileKind::Pods => Ok(read_pods(file)?.1),
+            FileKind::Other => {
+                crate::config::validate(file)
+                    .context("neither mesh state nor pods, and as the daemon's configuration")?;
+                Ok(FileReport::default())
+            }
+        }
+    }
+
+    fn accept(&self, file: &Path, report: &FileReport) -> bool {
+        let valid = report.warnings.is_empty() || !self.deny_warnings;
+        let held = report.objects.iter().filter(|(_, count)| **count > 0);
+        let counts: Vec<_> = held.map(|(kind, count)| format!(", {count} {kind}")).collect();
+        let verdict = if valid { "valid" } else { "invalid" };
+        println!("{}: {verdict}{}", file.display(), counts.concat());
+        report.warnings.iter().for_each(|warning| println!("  warning: {warning}"));
+        valid
+    }
+}
+
+impl Explain {
+    pub(crate) fn run(&self) -> ExitCode {
+        match self.answer() {
+            Ok(explanations) => {
+                self.print(&explanations);
+                let allowed = explanations.iter().all(Explanation::is_allowed);
+                if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => {
+                eprintln!("ztunnel: {}", crate::whole_story(&error));
+                ExitCode::from(NOT_UNDERSTOOD)
+            }
+        }
+    }
+
+    fn answer(&self) -> anyhow::Result<Vec<Explanation>> {
+        let (snapshot, _) = read_state(&self.state, &self.trust_domain)?;
+        let pods = match &self.pods {
+            Some(file) => read_pods(file)?.0,
+            None => Vec::new(),
+        };
+        let pods: BTreeMap<_, _> = pods.into_iter().filter_map(|pod| Some((pod.uid, pod.mtls?))).collect();
+        let source = find_source(&snapshot, &self.source)?;
+        let destination = find_destination(&snapshot, &source, &self.destination)?;
+        let mesh = Mesh { snapshot: &snapshot, pods: &pods };
+        let explanations: Vec<_> =
+            destination.addresses.iter().flat_map(|&address| explain(mesh, &source, address)).collect();
+        anyhow::ensure!(!explanations.is_empty(), "`{}` has no endpoint", self.destination);
+        Ok(explanations)
+    }
+
+    fn print(&self, explanations: &[Explanation]) {
+        if self.json {
+            // An explanation is strings all through; it always becomes JSON.
+            println!("{}", serde_json::to_string_pretty(explanations).unwrap_or_default());
+            return;
+        }
+        for (number, explanation) in explanations.iter().enumerate() {
+            if number > 0 {
+                println!();
+            }
+            for step in &explanation.steps {
+                println!("{:<20}{}", step.topic, step.says);
+            }
+            println!(
+                "{:<20}{}",
+                "=>",
+                explanation.refused.map_or("allowed".to_owned(), |r| format!("refused: {r}"))
+            );
+        }
+    }
+}

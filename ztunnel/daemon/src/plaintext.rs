@@ -1,0 +1,244 @@
+//! `ztunnel plaintext`: who sends plaintext to whom, from the local daemon's admin endpoint; and what that endpoint
+//! answers.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use model::{NetworkAddress, OriginalDst, Role, Snapshot, WorkloadUid};
+use redirect::OlderConnection;
+use serde::{Deserialize, Serialize};
+use telemetry::PlaintextPair;
+
+use crate::offline::NOT_UNDERSTOOD;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// More than the list can be.
+const MAX_ANSWER: u64 = 64 << 20;
+
+#[derive(clap::Args)]
+pub(crate) struct Plaintext {
+    /// Where the daemon's admin endpoint listens.
+    #[arg(long, env = "ZTUNNEL_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    admin_address: SocketAddr,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer of `/plaintext`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PlaintextList {
+    /// Accepted since the daemon started, where mutual TLS would have been accepted too; the latest first.
+    accepted: Vec<Accepted>,
+    /// Open connections that are older than their pod's enrolment and go past the mesh.
+    before_enrolment: Vec<Older>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepted {
+    source: String,
+    destination: String,
+    port: u16,
+    connections: u64,
+    first_seen: u64,
+    last_seen: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Older {
+    source: String,
+    destination: String,
+    port: u16,
+    connections: u64,
+}
+
+impl PlaintextList {
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        accepted: &[PlaintextPair],
+        older: &[(WorkloadUid, Vec<OlderConnection>)],
+    ) -> Self {
+        let mut before: Vec<Older> = Vec::new();
+        for (local, connections) in older {
+            for connection in connections {
+                let found = Older::of(snapshot, local, connection);
+                match before.iter_mut().find(|known| known.is_between_the_same(&found)) {
+                    Some(known) => known.connections += 1,
+                    None => before.push(found),
+                }
+            }
+        }
+        Self { accepted: accepted.iter().map(Accepted::of).collect(), before_enrolment: before }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.accepted.is_empty() && self.before_enrolment.is_empty()
+    }
+
+    fn lines(&self) -> Vec<[String; 5]> {
+        let accepted = self.accepted.iter().map(|pair| {
+            let Accepted { source, destination, port, connections, .. } = pair;
+            ["accepted", source, destination, &port.to_string(), &connections.to_string()].map(str::to_owned)
+        });
+        let older = self.before_enrolment.iter().map(|pair| {
+            let Older { source, destination, port, connections } = pair;
+            ["before enrolment", source, destination, &port.to_string(), &connections.to_string()]
+                .map(str::to_owned)
+        });
+        accepted.chain(older).collect()
+    }
+}
+
+impl Accepted {
+    fn of(pair: &PlaintextPair) -> Self {
+        let seconds = |at: std::time::SystemTime| {
+            at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+        };
+        Self {
+            source: pair.source.clone(),
+            destination: pair.destination.to_string(),
+            port: pair.port,
+            connections: pair.connections,
+            first_seen: seconds(pair.first_seen),
+            last_seen: seconds(pair.last_seen),
+        }
+    }
+}
+
+impl Older {
+    fn of(snapshot: &Snapshot, local: &WorkloadUid, connection: &OlderConnection) -> Self {
+        let OlderConnection { role, client, destination: OriginalDst(destination) } = connection;
+        let network = snapshot.workload(local).map(|workload| workload.network.clone()).unwrap_or_default();
+        let name = |ip: std::net::IpAddr| {
+            let address = NetworkAddress { network: network.clone(), ip: ip.to_canonical() };
+            snapshot.workload_at(&address).map_or_else(|| ip.to_string(), |workload| workload.uid.to_string())
+        };
+        let (source, to) = match role {
+            Role::Outbound => (local.to_string(), name(destination.ip())),
+            Role::InboundPlaintext | Role::InboundHbone => (name(client.0.ip()), local.to_string()),
+        };
+        Self { source, destination: to, port: destination.port(), connections: 1 }
+    }
+
+    fn is_between_the_same(&self, other: &Self) -> bool {
+        (&self.source, &self.destination, self.port) == (&other.source, &other.destination, other.port)
+    }
+}
+
+impl Plaintext {
+    pub(crate) fn run(&self) -> ExitCode {
+        match self.ask() {
+            Ok(list) => {
+                self.print(&list);
+                if list.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => {
+                eprintln!("ztunnel: {}", crate::whole_story(&error));
+                ExitCode::from(NOT_UNDERSTOOD)
+            }
+        }
+    }
+
+    fn ask(&self) -> anyhow::Result<PlaintextList> {
+        let address = self.admin_address;
+        let answer = get(address, "/plaintext").with_context(|| {
+            format!("asking the daemon at {address} (is it running? see --admin-address)")
+        })?;
+        serde_json::from_str(&answer).with_context(|| format!("understanding the answer of {address}"))
+    }
+
+    fn print(&self, list: &PlaintextList) {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(list).unwrap_or_default());
+            return;
+        }
+        if list.is_empty() {
+            println!("no plaintext where mutual TLS is possible");
+            return;
+        }
+        let header = ["SEEN", "FROM", "TO", "PORT", "CONNECTIONS"].map(str::to_owned);
+        print!("{}", table(&[vec![header], list.lines()].concat()));
+    }
+}
+
+/// Columns as wide as their widest.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// HTTP/1.0: the answer ends with the connection.
+fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
+    let status = head.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        bail!("{status}");
+    }
+    Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{ClientAddr, Workload};
+
+    use super::*;
+
+    #[test]
+    fn older_connections_are_grouped_by_who_and_whom() {
+        let mut snapshot = Snapshot::default();
+        let identity = "spiffe://td/ns/a/sa/x".parse().unwrap();
+        let uid = WorkloadUid::new("server");
+        snapshot.insert_workload(Workload::new(
+            uid.clone(),
+            "server",
+            identity,
+            vec!["10.0.0.2".parse().unwrap()],
+        ));
+        let connection = |role, client: &str, destination: &str| OlderConnection {
+            role,
+            client: ClientAddr(client.parse().unwrap()),
+            destination: OriginalDst(destination.parse().unwrap()),
+        };
+        let older = vec![
+            connection(Role::InboundPlaintext, "10.0.0.9:1", "10.0.0.2:80"),
+            connection(Role::InboundPlaintext, "10.0.0.9:2", "10.0.0.2:80"),
+            connection(Role::Outbound, "10.0.0.2:3", "192.0.2.1:443"),
+        ];
+        let list = PlaintextList::new(&snapshot, &[], &[(uid, older)]);
+        let pair = |source: &str, destination: &str, port, connections| Older {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            port,
+            connections,
+        };
+        assert_eq!(
+            list.before_enrolment,
+            [pair("10.0.0.9", "server", 80, 2), pair("server", "192.0.2.1", 443, 1)]
+        );
+    }
+
+    #[test]
+    fn a_tables_columns_are_aligned() {
+        let rows = [["A", "LONG"], ["wide", "x"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "A     LONG\nwide  x\n");
+    }
+}

@@ -1,0 +1,129 @@
+//! That an explanation says what is decided, and why.
+
+use super::*;
+use crate::{Settings, service::Service, workload::Protocol};
+
+fn workload(name: &str, ip: &str) -> Workload {
+    let identity = format!("spiffe://td/ns/a/sa/{name}").parse().unwrap();
+    let uid = WorkloadUid::new(&format!("K//Pod/a/{name}"));
+    let mut workload = Workload::new(uid, name, identity, vec![ip.parse().unwrap()]);
+    workload.protocol = Protocol::Hbone;
+    workload
+}
+
+fn mesh() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.insert_workload(workload("client", "10.0.0.1"));
+    for (name, ip) in [("web-1", "10.0.0.2"), ("web-2", "10.0.0.3")] {
+        let mut web = workload(name, ip);
+        web.workload_name = "web".into();
+        web.services = [("a/web.a.svc".parse().unwrap(), [].into())].into();
+        snapshot.insert_workload(web);
+    }
+    let mut service = Service::new("a", "web.a.svc");
+    service.vips = vec!["/10.96.0.1".parse().unwrap()];
+    service.ports = [(80, 8080)].into();
+    snapshot.insert_service(service);
+    snapshot
+}
+
+fn ask(snapshot: &Snapshot, source: &str, destination: &str) -> Vec<Explanation> {
+    let pods = BTreeMap::new();
+    let source = find_source(snapshot, source).unwrap();
+    let destination = find_destination(snapshot, &source, destination).unwrap();
+    let mesh = Mesh { snapshot, pods: &pods };
+    destination.addresses.iter().flat_map(|&address| explain(mesh, &source, address)).collect()
+}
+
+fn says(explanation: &Explanation, topic: &str, part: &str) -> bool {
+    explanation.steps.iter().any(|step| step.topic == topic && step.says.contains(part))
+}
+
+fn enforce(snapshot: &mut Snapshot, policy: &str) {
+    snapshot.insert_policy(serde_json::from_str(policy).unwrap());
+}
+
+const ONLY_CLIENT: &str = r#"{"name":"p","namespace":"a","scope":"Namespace","action":"Allow","rules":[[[{"serviceAccounts":[{"namespace":"a","serviceAccount":"client"}]}]]]}"#;
+const NO_GET: &str = r#"{"name":"get","namespace":"a","scope":"Namespace","action":"Deny","rules":[[[{"methods":["GET"],"destinationPorts":[9]}]]]}"#;
+
+#[test]
+fn every_endpoint_of_a_service_is_explained_with_path_and_policy() {
+    let mut snapshot = mesh();
+    enforce(&mut snapshot, ONLY_CLIENT);
+    enforce(&mut snapshot, NO_GET);
+    let told = ask(&snapshot, "a/client", "web.a.svc");
+    assert_eq!(told.len(), 2);
+    for (explanation, name) in told.iter().zip(["web-1", "web-2"]) {
+        assert!(explanation.is_allowed(), "{explanation:?}");
+        assert!(says(explanation, "destination", "service a/web.a.svc"), "{explanation:?}");
+        assert!(says(explanation, "destination", name) && says(explanation, "destination", ":8080"));
+        assert!(says(explanation, "path", &format!("must prove spiffe://td/ns/a/sa/{name}")));
+        assert!(says(explanation, "mutual TLS", "permissive by the mesh"));
+        assert!(says(explanation, "policy", "a/p (ALLOW) matches"));
+        assert!(says(explanation, "policy", "a/get (DENY) does not match; not enforced here: methods"));
+        assert!(says(explanation, "decision", "by policy a/p"));
+    }
+}
+
+#[test]
+fn a_stranger_has_no_identity_and_is_refused_where_one_is_needed() {
+    let mut snapshot = mesh();
+    let told = ask(&snapshot, "192.0.2.1", "10.0.0.2:8080");
+    assert!(told[0].is_allowed() && says(&told[0], "decision", "no policy forbids it"));
+    enforce(&mut snapshot, ONLY_CLIENT);
+    assert_eq!(ask(&snapshot, "192.0.2.1", "10.0.0.2:8080")[0].refused, Some("not_allowed"));
+}
+
+#[test]
+fn settings_show_with_the_level_that_decided() {
+    let mut snapshot = mesh();
+    let set = |snapshot: &mut Snapshot, text: &str| {
+        snapshot.set_settings(serde_json::from_str::<Settings>(text).unwrap());
+    };
+    set(&mut snapshot, r#"{"namespaces": {"a": {"workloads": {"web": {"ports": {"8080": "disable"}}}}}}"#);
+    let told = ask(&snapshot, "a/client", "a/web-1");
+    assert!(says(&told[0], "path", "plaintext") && says(&told[0], "path", "by the workload's port 8080"));
+    assert!(told[0].is_allowed());
+
+    set(&mut snapshot, r#"{"defaultDeny": true, "audit": {"mtls": "strict", "defaultDeny": false}}"#);
+    let told = ask(&snapshot, "192.0.2.1", "a/web-1");
+    assert_eq!(told[0].refused, Some("default_deny"));
+    assert!(says(&told[0], "audit", "plaintext_in_strict"));
+
+    set(&mut snapshot, r#"{"egress": "registryOnly"}"#);
+    assert_eq!(ask(&snapshot, "a/client", "198.51.100.1:443")[0].refused, Some("not_in_registry"));
+}
+
+#[test]
+fn what_a_pods_own_node_asks_counts() {
+    let snapshot = mesh();
+    let pods = [(WorkloadUid::new("K//Pod/a/web-1"), MtlsMode::Strict)].into();
+    let mesh = Mesh { snapshot: &snapshot, pods: &pods };
+    let told = explain(mesh, &Source::Stranger("192.0.2.1".parse().unwrap()), "10.0.0.2:80".parse().unwrap());
+    assert_eq!(told[0].refused, Some("plaintext_in_strict"));
+}
+
+#[test]
+fn names_are_found_as_people_write_them() {
+    let snapshot = mesh();
+    let client = find_source(&snapshot, "K//Pod/a/client").unwrap();
+    let found = |text: &str| {
+        find_destination(&snapshot, &client, text)
+            .map(|found| found.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    };
+    for (text, address) in [
+        ("10.0.0.9:1", "10.0.0.9:1"),
+        ("[fd00::1]:1", "[fd00::1]:1"),
+        ("web.a.svc:80", "10.96.0.1:80"),
+        ("a/web", "10.96.0.1:80"),
+        ("web", "10.96.0.1:80"),
+        ("a/web-2:9", "10.0.0.3:9"),
+        ("a/web-2", "10.0.0.3:8080"),
+        ("10.0.0.3", "10.0.0.3:8080"),
+    ] {
+        assert_eq!(found(text).as_deref(), Ok(address), "{text}");
+    }
+    assert!(matches!(found("a/client"), Err(NotFound::Port(..))));
+    assert!(matches!(found("a/nobody"), Err(NotFound::Destination(_))));
+    assert!(matches!(find_source(&snapshot, "a/nobody"), Err(NotFound::Source(_))));
+}
