@@ -26,7 +26,6 @@ pub mod names {
     pub const SET_ASIDE: &str = "ztunnel_endpoints_set_aside_total";
     pub const DECISIONS: &str = "ztunnel_policy_decisions_total";
     pub const PLAINTEXT: &str = "ztunnel_plaintext_connections_total";
-    pub const STATE_UPDATES: &str = "ztunnel_state_updates_total";
     pub const CERTIFICATE_EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
 }
 
@@ -84,7 +83,6 @@ pub fn describe() {
         "Inbound connections by what became of them and why, and by what would if what is audited were in force."
     );
     describe_counter!(names::PLAINTEXT, "Plaintext connections accepted where mutual TLS is accepted too.");
-    describe_counter!(names::STATE_UPDATES, "Changes of the mesh state, by whether they were accepted.");
     describe_gauge!(
         names::CERTIFICATE_EXPIRY,
         "When the certificate of an identity expires, in Unix seconds."
@@ -123,11 +121,6 @@ pub fn endpoint_set_aside() {
 
 pub fn build_info(version: &'static str) {
     gauge!(names::BUILD, "component" => "ztunnel", "tag" => version).set(1.0);
-}
-
-pub fn state_updated(accepted: bool) {
-    let result = if accepted { "accepted" } else { "rejected" };
-    counter!(names::STATE_UPDATES, "result" => result).increment(1);
 }
 
 pub fn certificate_issued(identity: &SpiffeId, not_after: SystemTime) {
