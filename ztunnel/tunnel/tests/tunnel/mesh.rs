@@ -9,7 +9,7 @@ use std::{
 };
 
 use model::{
-    OriginalDst, Permit, Route, SpiffeId, TunnelRoute, Workload, WorkloadUid,
+    OriginalDst, Permit, Route, Snapshot, SpiffeId, TunnelRoute, Workload, WorkloadUid,
     authorize::{OutboundPermit, authorize_outbound},
     svid::SvidSource,
 };
@@ -153,7 +153,8 @@ pub(crate) fn permit(from: &str, to: &str, gateway: SocketAddr) -> Permit<Tunnel
         destination: Arc::new(destination),
         service: None,
     };
-    match authorize_outbound(Route::Tunnel(route)).unwrap() {
+    let source = Workload::new(WorkloadUid::new(from), from, id(from), Vec::new());
+    match authorize_outbound(&Snapshot::default(), &source, Route::Tunnel(route)).unwrap() {
         OutboundPermit::Tunnel(permit) => permit,
         OutboundPermit::Passthrough(_) => unreachable!("the route is a tunnel's"),
     }
