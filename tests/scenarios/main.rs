@@ -16,6 +16,7 @@ mod paths;
 mod peers;
 mod probes;
 mod services;
+mod settings;
 mod state;
 mod streams;
 mod strict;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use control::{FileKind, FileReport, kind_of, read_pods, read_state};
 use model::{
-    TrustDomain,
+    TrustDomain, WorkloadUid,
     explain::{Explanation, Mesh, explain, find_destination, find_source},
 };
 
@@ -55,11 +55,20 @@ pub(crate) struct Explain {
     destination: String,
 }
 
+/// What was read of the files so far, to hold them against each other.
+#[derive(Default)]
+struct Read {
+    workloads: HashSet<WorkloadUid>,
+    any_state: bool,
+    pods: Vec<(PathBuf, WorkloadUid)>,
+}
+
 impl Validate {
     pub(crate) fn run(&self) -> ExitCode {
+        let mut read = Read::default();
         let mut all_valid = true;
         for file in &self.files {
-            all_valid &= match self.check(file) {
+            all_valid &= match self.check(file, &mut read) {
                 Ok(report) => self.accept(file, &report),
                 Err(error) => {
                     println!("{}: invalid", file.display());
@@ -68,13 +77,30 @@ impl Validate {
                 }
             };
         }
+        let strangers = read.strangers();
+        for (file, pod) in &strangers {
+            println!(
+                "{}: warning: pod `{pod}` is no workload of the state, so it has no identity",
+                file.display()
+            );
+        }
+        all_valid &= strangers.is_empty() || !self.deny_warnings;
         if all_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    fn check(&self, file: &Path) -> anyhow::Result<FileReport> {
+    fn check(&self, file: &Path, read: &mut Read) -> anyhow::Result<FileReport> {
         match kind_of(file)? {
-            FileKind::State => Ok(read_state(file, &self.trust_domain)?.1),
-            FileKind::Pods => Ok(read_pods(file)?.1),
+            FileKind::State => {
+                let (snapshot, report) = read_state(file, &self.trust_domain)?;
+                read.workloads.extend(snapshot.workloads().map(|workload| workload.uid.clone()));
+                read.any_state = true;
+                Ok(report)
+            }
+            FileKind::Pods => {
+                let (pods, report) = read_pods(file)?;
+                read.pods.extend(pods.into_iter().map(|pod| (file.to_owned(), pod.uid)));
+                Ok(report)
+            }
             FileKind::Other => {
                 crate::config::validate(file)
                     .context("neither mesh state nor pods, and as the daemon's configuration")?;
@@ -91,6 +117,13 @@ impl Validate {
         println!("{}: {verdict}{}", file.display(), counts.concat());
         report.warnings.iter().for_each(|warning| println!("  warning: {warning}"));
         valid
+    }
+}
+
+impl Read {
+    /// Pods that no state knows, if there is a state to know them.
+    fn strangers(&self) -> Vec<&(PathBuf, WorkloadUid)> {
+        self.pods.iter().filter(|(_, pod)| self.any_state && !self.workloads.contains(pod)).collect()
     }
 }
 

@@ -67,6 +67,18 @@ fn warnings_fail_only_where_they_are_asked_to() {
     assert_eq!(validated(text, &["--deny-warnings"]).0, 1);
 }
 
+/// A pod with a misspelled uid would be enrolled and could talk to nobody.
+#[test]
+fn a_pod_that_the_state_does_not_know_is_told() {
+    let pods = file("pods:\n- {uid: misspelled, netns: /n, ips: [10.0.0.2]}\n");
+    let pods = pods.path().to_str().unwrap();
+    let (status, said) = ztunnel(&["validate", &example("state.yaml"), pods]);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("pod `misspelled` is no workload of the state"), "{said}");
+    assert_eq!(ztunnel(&["validate", "--deny-warnings", pods, &example("state.yaml")]).0, 1);
+    assert_eq!(ztunnel(&["validate", "--deny-warnings", pods]).0, 0, "without a state nobody can tell");
+}
+
 #[test]
 fn an_explanation_exits_by_its_decision() {
     let state = example("state.yaml");

@@ -267,7 +267,7 @@ impl Mesh {
         self.change(|snapshot| snapshot.set_settings(settings));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Snapshot)) {
         let mut snapshot = (*self.snapshot.load()).clone();
         change(&mut snapshot);
         self.snapshot.publish(snapshot);

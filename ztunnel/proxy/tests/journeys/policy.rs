@@ -10,7 +10,7 @@ use model::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    mesh::{Mesh, OUTSIDE, S1, at},
+    mesh::{Mesh, OUTSIDE, S1, at, uid},
     observed::Observed,
 };
 
@@ -100,6 +100,22 @@ async fn a_change_of_policy_ends_what_it_forbids_and_nothing_else() {
     let mut bytes = [0; 5];
     allowed_server.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"still");
+}
+
+/// A pod that gets a label which a policy selects is under that policy from then on, and so is what stands.
+#[tokio::test]
+async fn a_policy_that_comes_to_select_the_workload_ends_what_it_forbids() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    mesh.enforce(Policy { scope: Scope::WorkloadSelector, ..deny_port(8080) });
+    let (mut client, _server) = mesh.pair().await;
+    mesh.change(|snapshot| {
+        let mut server = (**snapshot.workload(&uid("s1")).unwrap()).clone();
+        server.authorization_policies = vec!["default/deny".parse().unwrap()];
+        snapshot.insert_workload(server);
+    });
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    observed.line(&["ERROR", r#"direction="inbound""#, r#"policy="default/deny""#]).await;
 }
 
 /// The switch must also end what stands, or turning it on would protect nobody from who is already in.
