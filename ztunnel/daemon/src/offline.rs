@@ -1,7 +1,7 @@
 //! `ztunnel validate` and `ztunnel explain`: the daemon's own reading of files and its own decisions, without a daemon.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     process::ExitCode,
 };
