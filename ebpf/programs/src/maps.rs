@@ -48,7 +48,8 @@ impl Listener {
             return None;
         }
         // SAFETY: LISTENERS is a socket map and the key has its key type; a socket comes back referenced.
-        let socket = unsafe { bpf_map_lookup_elem(addr_of!(LISTENERS) as *mut c_void, addr_of!(*key).cast()) };
+        let socket =
+            unsafe { bpf_map_lookup_elem(addr_of!(LISTENERS) as *mut c_void, addr_of!(*key).cast()) };
         if socket.is_null() { None } else { Some(Self(socket)) }
     }
 

@@ -81,8 +81,12 @@ fn connect(context: &SockAddrContext, destination: Address) -> i32 {
     let verdict = match judge(context, cookie, pod, owner, &destination) {
         Verdict::Steered if !steer(context) => Verdict::UnsteerableRefused,
         // Only a privileged process's socket can be taken off lo again, from where the pod's own address never answers.
-        Verdict::LocalPassed if !unsteer(context, owner) && !destination.is_local_only() => Verdict::UnsteerableRefused,
-        Verdict::ExcludedPassed | Verdict::OpenPassed if !unsteer(context, owner) => Verdict::UnsteerableRefused,
+        Verdict::LocalPassed if !unsteer(context, owner) && !destination.is_local_only() => {
+            Verdict::UnsteerableRefused
+        }
+        Verdict::ExcludedPassed | Verdict::OpenPassed if !unsteer(context, owner) => {
+            Verdict::UnsteerableRefused
+        }
         verdict => verdict,
     };
     count(verdict);
@@ -159,7 +163,8 @@ fn steer(context: &SockAddrContext) -> bool {
         return false;
     }
     // An unprivileged process's bound socket cannot be bound again, not even to the same device.
-    (device_of(context) == LOOPBACK_INDEX || bind_to_device(context, *b"lo\0\0")) && set_mark(context, STEER_MARK)
+    (device_of(context) == LOOPBACK_INDEX || bind_to_device(context, *b"lo\0\0"))
+        && set_mark(context, STEER_MARK)
 }
 
 /// Takes mark and device off a socket that was steered before, or that was marked by its application.

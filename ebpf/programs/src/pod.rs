@@ -6,7 +6,8 @@
 #![no_main]
 
 use abi::{
-    Address, Flow, HBONE_PORT, LOOPBACK_INDEX, ListenerKey, PROBE_LIFETIME_NANOS, Pod, Verdict, pod_flags, role,
+    Address, Flow, HBONE_PORT, LOOPBACK_INDEX, ListenerKey, PROBE_LIFETIME_NANOS, Pod, Verdict, pod_flags,
+    role,
 };
 use aya_ebpf::{
     Global,
