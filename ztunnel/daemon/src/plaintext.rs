@@ -34,7 +34,7 @@ pub(crate) struct Plaintext {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PlaintextList {
-    /// Accepted since the daemon started, where mutual TLS would have been accepted too; the latest first.
+    /// Open, or accepted within a day, where mutual TLS would have been accepted too; the latest first.
     accepted: Vec<Accepted>,
     /// Open connections that are older than their pod's enrolment and go past the mesh.
     before_enrolment: Vec<Older>,
@@ -47,6 +47,7 @@ struct Accepted {
     destination: String,
     port: u16,
     connections: u64,
+    open: u64,
     first_seen: u64,
     last_seen: u64,
 }
@@ -83,15 +84,17 @@ impl PlaintextList {
         self.accepted.is_empty() && self.before_enrolment.is_empty()
     }
 
-    fn lines(&self) -> Vec<[String; 5]> {
+    fn lines(&self) -> Vec<[String; 6]> {
         let accepted = self.accepted.iter().map(|pair| {
-            let Accepted { source, destination, port, connections, .. } = pair;
-            ["accepted", source, destination, &port.to_string(), &connections.to_string()].map(str::to_owned)
+            let Accepted { source, destination, port, connections, open, .. } = pair;
+            let [port, connections, open] = [u64::from(*port), *connections, *open].map(|n| n.to_string());
+            ["accepted".to_owned(), source.clone(), destination.clone(), port, connections, open]
         });
         let older = self.before_enrolment.iter().map(|pair| {
             let Older { source, destination, port, connections } = pair;
-            ["before enrolment", source, destination, &port.to_string(), &connections.to_string()]
-                .map(str::to_owned)
+            let [port, connections] = [u64::from(*port), *connections].map(|n| n.to_string());
+            let seen = "before enrolment".to_owned();
+            [seen, source.clone(), destination.clone(), port, connections.clone(), connections]
         });
         accepted.chain(older).collect()
     }
@@ -107,6 +110,7 @@ impl Accepted {
             destination: pair.destination.to_string(),
             port: pair.port,
             connections: pair.connections,
+            open: pair.open,
             first_seen: seconds(pair.first_seen),
             last_seen: seconds(pair.last_seen),
         }
@@ -164,7 +168,7 @@ impl Plaintext {
             println!("no plaintext where mutual TLS is possible");
             return;
         }
-        let header = ["SEEN", "FROM", "TO", "PORT", "CONNECTIONS"].map(str::to_owned);
+        let header = ["SEEN", "FROM", "TO", "PORT", "CONNECTIONS", "OPEN"].map(str::to_owned);
         print!("{}", table(&[vec![header], list.lines()].concat()));
     }
 }

@@ -139,7 +139,7 @@ fn the_list_of_plaintext_is_read_from_the_admin_endpoint() {
     let (status, said) = answer(r#"{"accepted": [], "beforeEnrolment": []}"#);
     assert_eq!((status, said.trim()), (0, "no plaintext where mutual TLS is possible"));
     let (status, said) = answer(
-        r#"{"accepted": [{"source": "10.0.0.9", "destination": "s", "port": 80, "connections": 3, "firstSeen": 1, "lastSeen": 2}],
+        r#"{"accepted": [{"source": "10.0.0.9", "destination": "s", "port": 80, "connections": 3, "open": 1, "firstSeen": 1, "lastSeen": 2}],
             "beforeEnrolment": [{"source": "s", "destination": "192.0.2.1", "port": 443, "connections": 1}]}"#,
     );
     assert_eq!(status, 1);
@@ -147,9 +147,9 @@ fn the_list_of_plaintext_is_read_from_the_admin_endpoint() {
         .lines()
         .map(|line| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect())
         .collect();
-    assert_eq!(lines[0], ["SEEN", "FROM", "TO", "PORT", "CONNECTIONS"]);
-    assert_eq!(lines[1], ["accepted", "10.0.0.9", "s", "80", "3"]);
-    assert_eq!(lines[2], ["before enrolment", "s", "192.0.2.1", "443", "1"]);
+    assert_eq!(lines[0], ["SEEN", "FROM", "TO", "PORT", "CONNECTIONS", "OPEN"]);
+    assert_eq!(lines[1], ["accepted", "10.0.0.9", "s", "80", "3", "1"]);
+    assert_eq!(lines[2], ["before enrolment", "s", "192.0.2.1", "443", "1", "1"]);
     let (status, said) = ztunnel(&["plaintext", "--admin-address", "127.0.0.1:1"]);
     assert_eq!(status, 2);
     assert!(said.contains("is it running?"), "{said}");

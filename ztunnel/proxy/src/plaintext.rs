@@ -7,7 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 use model::{
     ClientAddr, MtlsMode, NetworkAddress, OriginalDst, Role, SvidSource, Workload, WorkloadUid, mtls::mtls,
 };
-use telemetry::{Admission, Ledger, Outcome, Path};
+use telemetry::{Admission, Ledger, OpenPlaintext, Outcome, Path};
 
 use crate::{
     Arrival, PodSockets,
@@ -19,6 +19,14 @@ use crate::{
     serve::Pod,
     standing::{Claim, Place},
 };
+
+/// A connection that stands, and what it holds for as long as it does.
+struct LetIn {
+    application: Leg,
+    place: Place,
+    _own: OwnLeg,
+    _listed: Option<OpenPlaintext>,
+}
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     pub(crate) async fn inbound_plaintext(self: Arc<Self>, arrival: Arrival, seat: Seat) {
@@ -41,7 +49,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         destination: OriginalDst,
         ledger: &mut Ledger,
     ) -> Outcome {
-        let (application, mut place, _own) = match Box::pin(self.let_in(client, destination, ledger)).await {
+        let connected = Box::pin(self.let_in(client, destination, ledger)).await;
+        let LetIn { application, mut place, _own, _listed } = match connected {
             Ok(connected) => connected,
             Err(failure) => return failure.into_outcome(),
         };
@@ -60,7 +69,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         client: ClientAddr,
         OriginalDst(target): OriginalDst,
         ledger: &mut Ledger,
-    ) -> Result<(Leg, Place, OwnLeg), Failure> {
+    ) -> Result<LetIn, Failure> {
         if self.own_legs.contains((client.0, target)) {
             return Err(Failure::Loop(target));
         }
@@ -69,9 +78,9 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let judgement = ledger.judgement();
         let claim = Claim { workload: Arc::clone(&workload), client, peer: None, target, judgement };
         let place = self.standing.enter(claim);
-        let (application, own) = self.connect_application(&place).await?;
-        self.note_plaintext(&workload, client, target.port());
-        Ok((application, place, own))
+        let (application, _own) = self.connect_application(&place).await?;
+        let _listed = self.note_plaintext(&workload, client, target.port());
+        Ok(LetIn { application, place, _own, _listed })
     }
 
     /// At a bounded rate: strangers come from ever new addresses.
@@ -83,17 +92,24 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// Where nothing but plaintext is accepted, nobody is to be told to stop sending it.
-    fn note_plaintext(&self, workload: &Workload, ClientAddr(client): ClientAddr, port: u16) {
+    fn note_plaintext(
+        &self,
+        workload: &Workload,
+        ClientAddr(client): ClientAddr,
+        port: u16,
+    ) -> Option<OpenPlaintext> {
         let snapshot = self.snapshot();
         if mtls(&snapshot, workload, port, self.standing.mtls()).mode != MtlsMode::Permissive {
-            return;
+            return None;
         }
         let ip = client.ip().to_canonical();
         let source = snapshot.workload_at(&NetworkAddress { network: workload.network.clone(), ip });
         let book = self.proxy.ledgers.plaintext();
-        if book.note(source, ip, workload, port, SystemTime::now()) {
+        let (listed, telling) = book.note(source, ip, workload, port, SystemTime::now());
+        if telling {
             let from = source.map_or_else(|| ip.to_string(), |source| source.uid.to_string());
             self.tell_plaintext(&from, &workload.uid, port);
         }
+        Some(listed)
     }
 }

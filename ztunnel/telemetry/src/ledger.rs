@@ -33,7 +33,7 @@ pub struct Ledgers {
     shards: [Mutex<HashMap<u64, Arc<Account>>>; SHARDS],
     series: SeriesCache,
     decisions: Arc<Decisions>,
-    plaintext: PlaintextBook,
+    plaintext: Arc<PlaintextBook>,
 }
 
 impl Ledgers {
@@ -71,7 +71,7 @@ impl Ledgers {
     }
 
     /// Who sends plaintext to this node's pods.
-    pub fn plaintext(&self) -> &PlaintextBook {
+    pub fn plaintext(&self) -> &Arc<PlaintextBook> {
         &self.plaintext
     }
 

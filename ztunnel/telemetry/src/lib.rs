@@ -23,5 +23,5 @@ pub use judgement::{Judgement, LiveAudit};
 pub use ledger::{Ledger, Ledgers};
 pub use live::{LiveConnection, LiveParty};
 pub use outcome::{End, Outcome, ResponseFlags};
-pub use plaintext::{PlaintextBook, PlaintextPair};
+pub use plaintext::{OpenPlaintext, PlaintextBook, PlaintextPair};
 pub use rate_limit::{Admission, RateLimited};

@@ -17,14 +17,24 @@ use serde::{Serialize, Serializer};
 
 use crate::metrics::names;
 
-/// More pairs than this, and the one seen least recently is forgotten.
+/// More pairs than this, and those seen least recently are forgotten.
 const MAX_PAIRS: usize = 4096;
 
 /// How long a pair must have been quiet to be worth another line in the log.
 const QUIET: Duration = Duration::from_secs(3600);
 
+/// A pair that has been silent for so long has stopped sending plaintext.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+
 #[derive(Debug, Default)]
 pub struct PlaintextBook(Mutex<HashMap<Pair, Seen>>);
+
+/// One open connection of a pair, for as long as it is held.
+#[derive(Debug)]
+pub struct OpenPlaintext {
+    book: Arc<PlaintextBook>,
+    pair: Pair,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pair {
@@ -42,6 +52,7 @@ enum Source {
 #[derive(Clone, Debug)]
 struct Seen {
     connections: u64,
+    open: u64,
     first: SystemTime,
     last: SystemTime,
 }
@@ -54,8 +65,10 @@ pub struct PlaintextPair {
     pub source: String,
     pub destination: WorkloadUid,
     pub port: u16,
-    /// Accepted since the daemon started.
+    /// Accepted since the pair was first seen.
     pub connections: u64,
+    /// Of these, how many are open.
+    pub open: u64,
     #[serde(serialize_with = "unix_seconds")]
     pub first_seen: SystemTime,
     #[serde(serialize_with = "unix_seconds")]
@@ -63,15 +76,15 @@ pub struct PlaintextPair {
 }
 
 impl PlaintextBook {
-    /// A connection was accepted. Answers whether the pair is worth a line in the log.
+    /// A connection was accepted. Answers also whether the pair is worth a line in the log.
     pub fn note(
-        &self,
+        self: &Arc<Self>,
         source: Option<&Arc<Workload>>,
         client: IpAddr,
         destination: &Workload,
         port: u16,
         now: SystemTime,
-    ) -> bool {
+    ) -> (OpenPlaintext, bool) {
         counter!(
             names::PLAINTEXT,
             "source_workload" => name(source.map(AsRef::as_ref), |w| &w.workload_name),
@@ -83,28 +96,51 @@ impl PlaintextBook {
         let source =
             source.map_or(Source::Address(client), |workload| Source::Workload(workload.uid.clone()));
         let pair = Pair { source, destination: destination.uid.clone(), port };
+        let telling = self.began(&pair, now);
+        (OpenPlaintext { book: Arc::clone(self), pair }, telling)
+    }
+
+    /// Those with open connections and those seen within a day; the latest first.
+    pub fn list(&self, now: SystemTime) -> Vec<PlaintextPair> {
         let mut book = self.0.lock();
-        if let Some(seen) = book.get_mut(&pair) {
+        let is_over = |seen: &Seen| now.duration_since(seen.last).is_ok_and(|silence| silence >= REMEMBERED);
+        book.retain(|_, seen| seen.open > 0 || !is_over(seen));
+        let mut list: Vec<_> = book.iter().map(|(pair, seen)| PlaintextPair::of(pair, seen)).collect();
+        drop(book);
+        list.sort_by(|one, other| {
+            other.last_seen.cmp(&one.last_seen).then_with(|| one.source.cmp(&other.source))
+        });
+        list
+    }
+
+    fn began(&self, pair: &Pair, now: SystemTime) -> bool {
+        let mut book = self.0.lock();
+        if let Some(seen) = book.get_mut(pair) {
             let quiet = now.duration_since(seen.last).is_ok_and(|quiet| quiet >= QUIET);
             seen.connections += 1;
+            seen.open += 1;
             seen.last = now;
             return quiet;
         }
         if book.len() >= MAX_PAIRS {
             forget_oldest(&mut book);
         }
-        book.insert(pair, Seen { connections: 1, first: now, last: now });
+        book.insert(pair.clone(), Seen { connections: 1, open: 1, first: now, last: now });
         true
     }
 
-    /// Those seen last, first.
-    pub fn list(&self) -> Vec<PlaintextPair> {
-        let mut list: Vec<_> =
-            self.0.lock().iter().map(|(pair, seen)| PlaintextPair::of(pair, seen)).collect();
-        list.sort_by(|one, other| {
-            other.last_seen.cmp(&one.last_seen).then_with(|| one.source.cmp(&other.source))
-        });
-        list
+    fn ended(&self, pair: &Pair, now: SystemTime) {
+        if let Some(seen) = self.0.lock().get_mut(pair) {
+            // Of a pair that was forgotten and seen again, this is not the whole truth.
+            seen.open = seen.open.saturating_sub(1);
+            seen.last = now.max(seen.last);
+        }
+    }
+}
+
+impl Drop for OpenPlaintext {
+    fn drop(&mut self) {
+        self.book.ended(&self.pair, SystemTime::now());
     }
 }
 
@@ -114,19 +150,20 @@ impl PlaintextPair {
             Source::Workload(uid) => uid.to_string(),
             Source::Address(ip) => ip.to_string(),
         };
-        let Seen { connections, first, last } = *seen;
+        let Seen { connections, open, first, last } = *seen;
         Self {
             source,
             destination: pair.destination.clone(),
             port: pair.port,
             connections,
+            open,
             first_seen: first,
             last_seen: last,
         }
     }
 }
 
-/// A sixteenth at once, so that strangers from ever new addresses do not make each connection search the book.
+/// At least a sixteenth at once, so that strangers from ever new addresses do not make each connection search the book.
 fn forget_oldest(book: &mut HashMap<Pair, Seen>) {
     let mut times: Vec<SystemTime> = book.values().map(|seen| seen.last).collect();
     let (_, &mut limit, _) = times.select_nth_unstable(MAX_PAIRS / 16);
@@ -153,33 +190,54 @@ mod tests {
         Arc::new(Workload::new(WorkloadUid::new(name), name, identity, vec![]))
     }
 
+    fn pair(number: u32) -> Pair {
+        let source = Source::Address(Ipv4Addr::from(number).into());
+        Pair { source, destination: WorkloadUid::new("server"), port: 80 }
+    }
+
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
     #[test]
     fn pairs_are_counted_and_told_again_only_after_an_hours_silence() {
-        let book = PlaintextBook::default();
+        let book = Arc::new(PlaintextBook::default());
         let (client, server) = (workload("client"), workload("server"));
         let ip: IpAddr = "10.0.0.1".parse().unwrap();
-        let told = [0, 10, 3609, 7300].map(|t| book.note(Some(&client), ip, &server, 80, at(t)));
-        assert_eq!(told, [true, false, false, true]);
-        assert!(book.note(None, ip, &server, 80, at(5)), "a stranger at the same address is another source");
-        let list = book.list();
+        let mut open = Vec::new();
+        let mut note = |source, t| {
+            let (connection, told) = book.note(source, ip, &server, 80, at(t));
+            open.push(connection);
+            told
+        };
+        assert_eq!([0, 10, 3609, 7300].map(|t| note(Some(&client), t)), [true, false, false, true]);
+        assert!(note(None, 5), "a stranger at the same address is another source");
+        let list = book.list(at(7300));
         assert_eq!(list.len(), 2);
         assert_eq!((&*list[0].source, list[0].connections, list[0].last_seen), ("client", 4, at(7300)));
         assert_eq!((&*list[1].source, list[1].connections), ("10.0.0.1", 1));
+    }
+
+    /// A team drives the list to zero: who stopped must leave it, and who has a connection open has not stopped.
+    #[test]
+    fn a_pair_leaves_the_list_a_day_after_its_last_connection_ended() {
+        let book = PlaintextBook::default();
+        book.began(&pair(1), at(0));
+        assert_eq!(book.list(at(200_000))[0].open, 1, "it began long ago and is still there");
+        book.ended(&pair(1), at(200_000));
+        let list = book.list(at(280_000));
+        assert_eq!((list[0].connections, list[0].open), (1, 0));
+        assert_eq!(book.list(at(290_000)), []);
     }
 
     /// Whoever can send from many addresses must not make the daemon grow.
     #[test]
     fn the_book_is_bounded_and_forgets_those_seen_least_recently() {
         let book = PlaintextBook::default();
-        let server = workload("server");
-        for n in 0..10_000u32 {
-            book.note(None, Ipv4Addr::from(n).into(), &server, 80, at(u64::from(n)));
+        for n in 0..10_000 {
+            book.began(&pair(n), at(u64::from(n)));
         }
-        let list = book.list();
+        let list = book.list(at(10_000));
         assert!(list.len() <= MAX_PAIRS && list.len() > MAX_PAIRS / 2, "{}", list.len());
         assert_eq!(list[0].source, Ipv4Addr::from(9999).to_string());
     }
@@ -188,10 +246,9 @@ mod tests {
     #[test]
     fn the_book_is_bounded_when_the_clock_stands() {
         let book = PlaintextBook::default();
-        let server = workload("server");
-        for n in 0..10_000u32 {
-            book.note(None, Ipv4Addr::from(n).into(), &server, 80, at(1));
+        for n in 0..10_000 {
+            book.began(&pair(n), at(1));
         }
-        assert!(book.list().len() <= MAX_PAIRS);
+        assert!(book.list(at(1)).len() <= MAX_PAIRS);
     }
 }

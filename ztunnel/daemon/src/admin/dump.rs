@@ -1,6 +1,6 @@
 //! What the JSON answers are made of. `/config_dump` has the keys that Istio's tools look for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
 use redirect::OlderConnection;
@@ -43,7 +43,7 @@ impl Admin {
     }
 
     pub(super) fn plaintext(&self) -> PlaintextList {
-        let accepted = self.ledgers.plaintext().list();
+        let accepted = self.ledgers.plaintext().list(SystemTime::now());
         PlaintextList::new(&self.snapshot.load(), &accepted, &self.node.older_connections())
     }
 

@@ -167,7 +167,7 @@ async fn plaintext_is_listed_where_mutual_tls_is_possible() {
         })
         .await;
     }
-    let list = mesh.s1.ledgers.plaintext().list();
+    let list = mesh.s1.ledgers.plaintext().list(std::time::SystemTime::now());
     assert_eq!(list.len(), 1, "{list:?}");
     assert_eq!((&*list[0].source, list[0].port, list[0].connections), (OUTSIDE, 8080, 1));
     observed.line(&["WARN", "plaintext accepted", r#"from="10.0.9.9""#, "port=8080"]).await;
