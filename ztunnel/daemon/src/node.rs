@@ -95,10 +95,8 @@ impl Node {
         Ok(())
     }
 
-    /// Follows the list and watches over the pods, forever.
+    /// Follows the list, forever.
     pub(crate) async fn run(self: Arc<Self>, mut desired: watch::Receiver<Arc<Vec<LocalPod>>>) {
-        let mut inspections = interval(self.parts.inspection_interval);
-        inspections.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retries = interval(RETRY_INTERVAL);
         retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -119,7 +117,6 @@ impl Node {
                     self.keep_certificates();
                     self.keep_strictness();
                 }
-                _ = inspections.tick() => self.inspect_all().await,
             }
         }
     }

@@ -105,6 +105,7 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
     let first = Arc::clone(&desired.borrow());
     node.start(&first).await.context("attaching the node's programs")?;
     tokio::spawn(Arc::clone(&node).run(desired));
+    tokio::spawn(Arc::clone(&node).watch_over());
     let upkept = Arc::clone(&ledgers);
     tokio::spawn(async move {
         let mut crowd = Crowd::default();

@@ -201,18 +201,18 @@ impl Netlink {
         Ok(rules.into_iter().filter(|rule| rule.header.family == family).collect())
     }
 
-    /// Those of our table.
+    /// Those of our table. A pod may have any number of others, so they are not collected.
     async fn routes(&self, version: IpVersion) -> Result<Vec<RouteMessage>, RedirectError> {
         let family = family_of(&version);
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
-        let all: Vec<RouteMessage> =
-            self.bounded("listing routes", self.0.route().get(filter).execute().try_collect()).await?;
         let ours = |route: &RouteMessage| {
-            route.header.address_family == family
-                && route.attributes.contains(&RouteAttribute::Table(STEER_TABLE))
+            let ours = route.header.address_family == family
+                && route.attributes.contains(&RouteAttribute::Table(STEER_TABLE));
+            std::future::ready(ours)
         };
-        Ok(all.into_iter().filter(ours).collect())
+        let routes = self.0.route().get(filter).execute().try_filter(ours).try_collect();
+        self.bounded("listing routes", routes).await
     }
 
     pub(crate) async fn bounded<T>(

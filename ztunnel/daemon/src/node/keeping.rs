@@ -3,13 +3,21 @@
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
+use futures::StreamExt;
 use model::WorkloadUid;
 use redirect::Finding;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Node, borrowed};
+use super::{Enrolled, Node, borrowed};
 use crate::verdicts;
+
+/// Pods that are inspected at the same time.
+const INSPECTED_AT_ONCE: usize = 16;
+/// For one pod; on a pod that is left alone it takes a millisecond.
+const INSPECTION_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Pods of a daemon before us that nobody wants any more, once we know which those are.
@@ -23,22 +31,40 @@ impl Node {
         }
     }
 
-    pub(super) async fn inspect_all(self: &Arc<Self>) {
-        if let Err(error) = self.parts.redirector.forget_dead() {
-            tracing::warn!(reason = error.reason(), %error, "enrolments of ended namespaces stay behind");
+    /// Looks at every pod again and again, forever. What a pod does to its namespace, a million routes for instance, must
+    /// not hold up the others, nor the list of pods.
+    pub(crate) async fn watch_over(self: Arc<Self>) {
+        let mut rounds = interval(self.parts.inspection_interval);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            if let Err(error) = self.parts.redirector.forget_dead() {
+                tracing::warn!(reason = error.reason(), %error, "enrolments of ended namespaces stay behind");
+            }
+            let all: Vec<_> = self.enrolled.lock().values().cloned().collect();
+            let inspect = |enrolled| self.inspect(enrolled);
+            futures::stream::iter(all).for_each_concurrent(INSPECTED_AT_ONCE, inspect).await;
         }
-        let all: Vec<_> = self.enrolled.lock().values().cloned().collect();
-        for enrolled in all {
-            let uid = &enrolled.desired.uid;
-            if let Err(error) = enrolled.pod.forget_ended().await {
-                tracing::warn!(pod = %uid, reason = error.reason(), %error, "older connections cannot be listed");
+    }
+
+    async fn inspect(self: &Arc<Self>, enrolled: Enrolled) {
+        let uid = &enrolled.desired.uid;
+        let inspection = async {
+            enrolled.pod.forget_ended().await?;
+            self.parts.redirector.inspect(&enrolled.pod).await
+        };
+        let result = timeout(INSPECTION_DEADLINE, inspection).await;
+        // It may have been let go, or moved, meanwhile.
+        let is_current = |now: &Enrolled| Arc::ptr_eq(&now.pod, &enrolled.pod);
+        if !self.enrolled.lock().get(uid).is_some_and(is_current) {
+            return;
+        }
+        match result {
+            Ok(Ok(findings)) => findings.into_iter().for_each(|finding| self.found(uid, finding)),
+            Ok(Err(error)) => {
+                tracing::warn!(pod = %uid, reason = error.reason(), %error, "inspection failed");
             }
-            match self.parts.redirector.inspect(&enrolled.pod).await {
-                Ok(findings) => findings.into_iter().for_each(|finding| self.found(uid, finding)),
-                Err(error) => {
-                    tracing::warn!(pod = %uid, reason = error.reason(), %error, "inspection failed");
-                }
-            }
+            Err(_) => tracing::warn!(pod = %uid, "inspection takes too long; what is undone there stays so"),
         }
     }
 
