@@ -3,9 +3,12 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    time::Duration,
 };
 
 use testkit::{Place, client::Dial};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client's connection to an echo server.
 pub(crate) struct Held(TcpStream);
@@ -38,6 +41,8 @@ impl Held {
 
     /// Waits for the end that the other side makes, and says which it was; `None` is a graceful one.
     pub(crate) fn ended(&mut self) -> Option<io::ErrorKind> {
+        // How soon is not what is asked, and machines that test are busy.
+        self.0.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         self.0.read(&mut [0; 1]).err().map(|error| error.kind())
     }
 

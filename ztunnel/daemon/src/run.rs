@@ -3,7 +3,7 @@
 //! Connections are carried by the data plane's threads. Everything else (files, certificates, enrolment, admin)
 //! runs on this one thread, so that no push of state and no scrape stands in a connection's way.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use control::{
@@ -186,6 +186,10 @@ fn start_certificates(config: &Config) -> anyhow::Result<Certificates> {
 }
 
 fn start_redirector(config: &Config, data_plane: &Handle) -> anyhow::Result<Redirector> {
+    let node = config.node_netns.display();
+    File::open(&config.node_netns).with_context(|| {
+        format!("nodeNetns: {node}; name a path that opens as the node's network namespace")
+    })?;
     let settings = redirect::Settings {
         bpf_dir: config.bpf_dir.clone(),
         cgroup_root: config.cgroup_root.clone(),

@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// But a directory in which something always happens must not put it off for ever.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the metadata is looked at when nothing was told.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Symbolic links followed, as the kernel's own limit.
 const MAX_LINKS: usize = 40;
 
