@@ -44,7 +44,7 @@ struct Inner<S> {
 
 impl<S: SvidSource> Tunnel<S> {
     pub fn new(settings: TunnelSettings, svids: Arc<S>) -> Self {
-        let budget = Budget::new(settings.windows.growth_budget);
+        let budget = Budget::new(settings.windows.growth_budget, settings.windows.growth_budget / 4);
         let pool =
             Pool::new(settings.windows.initial, settings.streams_per_connection, settings.pool_connections);
         Self(Arc::new(Inner { settings, svids, identities: Identities::new(), budget, pool }))

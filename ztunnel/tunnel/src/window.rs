@@ -3,8 +3,8 @@
 //! Every stream of a connection has the same window. It starts at [`WindowSettings::initial`] (64 KiB) and doubles, up
 //! to [`WindowSettings::max`] (1 MiB), when some stream's reader took twice the window within half a second and was
 //! not behind. It goes back to the start when no reader made use of it between two PINGs. What a window has above
-//! the start is reserved from one budget ([`WindowSettings::growth_budget`], 64 MiB) for all connections of the daemon;
-//! if that has not enough, the window stays as it is.
+//! the start is reserved from one budget ([`WindowSettings::growth_budget`], 64 MiB) for all connections of the daemon,
+//! a quarter of it at most by one; if that has not enough, the window stays as it is.
 //!
 //! The connection's own window covers the full window of as many streams as may be open, so streams that nobody reads
 //! never hold up the others. It bounds what one connection may hold, whatever the peer does:

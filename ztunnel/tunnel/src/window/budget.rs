@@ -7,28 +7,33 @@ use std::sync::{
 
 /// The bytes left. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget(Arc<AtomicUsize>);
+pub(crate) struct Budget {
+    left: Arc<AtomicUsize>,
+    /// What one reservation may take, so that no peer has all of it to itself.
+    share: usize,
+}
 
 /// Bytes taken from a budget; they go back on drop.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     left: Arc<AtomicUsize>,
+    most: usize,
     bytes: usize,
 }
 
 impl Budget {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+    pub(crate) fn new(bytes: usize, share: usize) -> Self {
+        Self { left: Arc::new(AtomicUsize::new(bytes)), share }
     }
 
     /// An empty reservation, to be grown.
     pub(crate) fn reservation(&self) -> Reservation {
-        Reservation { left: Arc::clone(&self.0), bytes: 0 }
+        Reservation { left: Arc::clone(&self.left), most: self.share, bytes: 0 }
     }
 
     #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.left.load(Ordering::Relaxed)
     }
 }
 
@@ -37,11 +42,14 @@ impl Reservation {
         self.bytes
     }
 
-    /// Holds at least `bytes` afterwards, or as much as before if the budget has not enough.
+    /// Holds at least `bytes` afterwards, or as much as before if the budget has not enough or that is more than a share.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let missing = bytes.saturating_sub(self.bytes);
         if missing == 0 {
             return true;
+        }
+        if bytes > self.most {
+            return false;
         }
         let take = |left: usize| left.checked_sub(missing);
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
@@ -66,9 +74,19 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    /// If one peer could take it all and never give it back, all others would stay at their smallest windows.
+    #[test]
+    fn nobody_gets_more_than_a_share() {
+        let budget = Budget::new(100, 25);
+        let mut greedy = budget.reservation();
+        assert!(greedy.grow_to(25));
+        assert!(!greedy.grow_to(26));
+        assert_eq!((greedy.bytes(), budget.left()), (25, 75));
+    }
+
     #[test]
     fn a_budget_is_never_overdrawn_and_gets_everything_back() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100, 100);
         let (mut one, mut other) = (budget.reservation(), budget.reservation());
         assert!(one.grow_to(60));
         assert!(!other.grow_to(41));

@@ -45,7 +45,7 @@ fn read_fast(gauge: &Gauge, window: u32) {
 
 #[tokio::test]
 async fn a_fast_reader_doubles_the_window_up_to_the_most() {
-    let budget = Budget::new(to_usize(MAX));
+    let budget = Budget::new(to_usize(MAX), to_usize(MAX));
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     let mut expected = INITIAL;
     for _ in 0..10 {
@@ -61,7 +61,7 @@ async fn a_fast_reader_doubles_the_window_up_to_the_most() {
 
 #[tokio::test]
 async fn a_reader_that_is_behind_grows_nothing() {
-    let budget = Budget::new(to_usize(MAX));
+    let budget = Budget::new(to_usize(MAX), to_usize(MAX));
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     Meter::new().drained(windows.gauge(), to_usize(INITIAL) * 2);
     windows.tune(&mut connection);
@@ -70,7 +70,7 @@ async fn a_reader_that_is_behind_grows_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_grows_nothing() {
-    let budget = Budget::new(to_usize(MAX));
+    let budget = Budget::new(to_usize(MAX), to_usize(MAX));
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     let mut meter = Meter::new();
     for _ in 0..100 {
@@ -85,7 +85,7 @@ async fn a_slow_reader_grows_nothing() {
 /// Growth is for all streams of the connection, so it is paid for all.
 #[tokio::test]
 async fn the_share_covers_every_open_stream() {
-    let budget = Budget::new(to_usize(INITIAL) * 3);
+    let budget = Budget::new(to_usize(INITIAL) * 3, to_usize(INITIAL) * 3);
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     let slots: Vec<Slot> = (0..3).filter_map(|_| windows.gauge().slot(STREAMS)).collect();
     read_fast(windows.gauge(), INITIAL);
@@ -101,7 +101,7 @@ async fn the_share_covers_every_open_stream() {
 
 #[tokio::test]
 async fn without_budget_nothing_grows() {
-    let budget = Budget::new(to_usize(INITIAL) - 1);
+    let budget = Budget::new(to_usize(INITIAL) - 1, to_usize(INITIAL) - 1);
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     read_fast(windows.gauge(), INITIAL);
     windows.tune(&mut connection);
@@ -112,7 +112,7 @@ async fn without_budget_nothing_grows() {
 /// A peer may use the larger window until it acknowledges the smaller, so until then the bytes are not free.
 #[tokio::test]
 async fn a_share_goes_back_only_when_the_peer_has_acknowledged() {
-    let budget = Budget::new(to_usize(INITIAL));
+    let budget = Budget::new(to_usize(INITIAL), to_usize(INITIAL));
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     read_fast(windows.gauge(), INITIAL);
     windows.tune(&mut connection);
@@ -131,7 +131,7 @@ async fn a_share_goes_back_only_when_the_peer_has_acknowledged() {
 /// The connection's window cannot be taken back, only used up: until then it counts against the next growth.
 #[tokio::test]
 async fn what_the_connection_still_grants_is_paid_for_again() {
-    let budget = Budget::new(to_usize(MAX));
+    let budget = Budget::new(to_usize(MAX), to_usize(MAX));
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     for window in [INITIAL, 2 * INITIAL, 4 * INITIAL] {
         read_fast(windows.gauge(), window);
@@ -153,7 +153,7 @@ async fn what_the_connection_still_grants_is_paid_for_again() {
 
 #[tokio::test]
 async fn a_connection_that_ends_gives_its_share_back() {
-    let budget = Budget::new(to_usize(MAX));
+    let budget = Budget::new(to_usize(MAX), to_usize(MAX));
     let (mut windows, mut connection) = (windows(&budget), Fake::default());
     read_fast(windows.gauge(), INITIAL);
     windows.tune(&mut connection);
@@ -239,7 +239,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
         let total = to_usize(MAX) * 3;
-        let budget = Budget::new(total);
+        let budget = Budget::new(total, total);
         let mut windows = windows(&budget);
         let mut others = budget.reservation();
         let base = INITIAL * STREAMS;
