@@ -91,7 +91,7 @@ fn nothing_is_left_of_a_pod(delete: impl FnOnce(&mut Mesh) -> testkit::Pod) {
 /// Catches: a namespace that the daemon keeps alive, and what it leaves pinned, when nobody told it of the end.
 #[test]
 fn a_pod_deleted_under_traffic_leaves_nothing_behind() {
-    nothing_is_left_of_a_pod(|mesh| mesh.lose_pod(1, "doomed").unwrap());
+    nothing_is_left_of_a_pod(|mesh| mesh.vanish("doomed").unwrap());
 }
 
 /// Catches: the same, when the daemon is told first and the pod lives for a while longer.

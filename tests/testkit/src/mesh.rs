@@ -148,11 +148,6 @@ impl Mesh {
         pod.context("no such pod")
     }
 
-    /// Takes a pod from its node as a container engine does, before anybody tells the daemon.
-    pub fn lose_pod(&mut self, node: usize, name: &str) -> Result<Pod> {
-        self.topology.nodes[node - 1].take_pod(name).context("no such pod")
-    }
-
     pub fn pods_file(&self, node: usize) -> PathBuf {
         self.node_directory(self.node(node)).join("pods.yaml")
     }

@@ -20,9 +20,14 @@ pub(crate) const NODE_PROGRAMS: [(&str, AttachType); 4] = [
 ];
 pub(crate) const POD_PROGRAM: &str = "pod_lookup";
 
+/// Whether both objects are of this daemon's ABI. Once, before anything is loaded.
+pub(crate) fn check() -> Result<(), RedirectError> {
+    check_abi("node", NODE)?;
+    check_abi("pod", POD)
+}
+
 /// Loads the node's programs, on the pinned maps if there are any.
 pub(crate) fn load_node(pins: &Pins, node_cookie: u64, kubelet_cgroup: u64) -> Result<Ebpf, RedirectError> {
-    check_abi("node", NODE)?;
     let mut loader = EbpfLoader::new();
     loader.override_global(abi::global::NODE_COOKIE, &node_cookie, true).override_global(
         abi::global::KUBELET_CGROUP,
@@ -38,7 +43,6 @@ pub(crate) fn load_node(pins: &Pins, node_cookie: u64, kubelet_cgroup: u64) -> R
 
 /// Loads one pod's own lookup program.
 pub(crate) fn load_pod(pins: &Pins, cookie: u64) -> Result<Ebpf, RedirectError> {
-    check_abi("pod", POD)?;
     let mut loader = EbpfLoader::new();
     loader.override_global(abi::global::POD_COOKIE, &cookie, true);
     let mut object = load(loader, pins, POD)?;

@@ -65,6 +65,7 @@ pub struct Redirector {
 impl Redirector {
     /// Loads the node's programs on the pinned maps, or makes the maps. Nothing is attached yet.
     pub fn start(settings: Settings) -> Result<Self, RedirectError> {
+        objects::check()?;
         let pins = Pins::prepare(&settings.bpf_dir)?;
         let node_cookie = settings.node_netns.as_deref().map(cookie_at).transpose()?.unwrap_or(0);
         let kubelet_cgroup = settings.kubelet_cgroup.as_deref().map(cgroup_id).transpose()?.unwrap_or(0);
@@ -93,8 +94,7 @@ impl Redirector {
         let _ = self.active.set((id, own));
         // A daemon before us may have enrolled one of them again while we did; from here on it no longer does.
         for pod in enrolled {
-            self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
-            self.maps.insert_pod(pod.cookie, pod.spec.entry())?;
+            self.offer(pod)?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Redirector {
             return Err(RedirectError::Pod { uid: spec.uid.to_string(), problem });
         }
         self.claim(cookie, &spec.uid)?;
-        let is_new = !self.pins.linked(POD_HOOK).contains(&cookie);
+        let is_new = !self.pins.link(POD_HOOK, cookie).exists();
         let enrolled = self.enrol_in(namespace, cookie, spec, is_new).await;
         match &enrolled {
             // What is there is the successor's.
@@ -197,17 +197,21 @@ impl Redirector {
         let object = objects::load_pod(&self.pins, pod.cookie)?;
         let program = objects::program(&object, POD_PROGRAM)?;
         if !is_new {
-            self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
-            self.maps.insert_pod(pod.cookie, pod.spec.entry())?;
+            self.offer(pod)?;
         }
         let pin = self.pins.link(POD_HOOK, pod.cookie);
         let namespace = pod.namespace.file().as_fd();
         pins::attach(&pin, program.as_fd(), namespace, AttachType::SkLookup)?;
         if is_new {
-            self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
-            self.maps.insert_pod(pod.cookie, pod.spec.entry())?;
+            self.offer(pod)?;
         }
         Ok(())
+    }
+
+    /// From here on the pod is enrolled, and its connections come to our listeners.
+    fn offer(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
+        self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
+        self.maps.insert_pod(pod.cookie, pod.spec.entry())
     }
 
     /// Changes what can change while a pod is enrolled: fail mode, strictness, excluded ports.
