@@ -1,6 +1,6 @@
 //! Packages of Debian and its kin. On other distributions nothing is installed, only named.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, sync::OnceLock};
 
 use anyhow::{Result, bail};
 
@@ -9,24 +9,27 @@ use crate::step;
 /// Installs those of `packages` that are not there. Quick when none is missing.
 pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names = missing.join(" ");
+    if missing.is_empty() { Ok(()) } else { install_newest(&missing) }
+}
+
+/// Installs `packages`, or replaces them by the newest that the archive has.
+pub(crate) fn install_newest(packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
     if !is_debian() {
         bail!(
             "what Debian calls `{names}` is needed; install your distribution's packages of it and run this again"
         );
     }
     let cure = format!("Install them by hand as root: apt-get update && apt-get install {names}");
-    let title = format!("apt-get install {names}");
-    if step::run(&title, &mut install(&missing), &cure).is_ok() {
-        return Ok(());
+    // Lists older than the archive name packages that are gone, or too old for us. Without a network, though, what
+    // the lists name may still lie in apt's cache.
+    static LISTS: OnceLock<Result<()>> = OnceLock::new();
+    let lists = LISTS.get_or_init(|| step::run("apt-get update", apt_get().arg("update"), &cure).map(drop));
+    let installed = step::run(&format!("apt-get install {names}"), &mut install(packages), &cure).map(drop);
+    match (installed, lists) {
+        (Err(error), Err(update)) => Err(error.context(format!("and before it, {update:#}"))),
+        (result, _) => result,
     }
-    // The lists may be missing or older than the archive.
-    step::run("apt-get update", apt_get().arg("update"), &cure)?;
-    step::run(&title, &mut install(&missing), &cure)?;
-    Ok(())
 }
 
 /// Whether programs of ours can come from packages here.

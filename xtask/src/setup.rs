@@ -45,9 +45,12 @@ fn ensure_rustc() -> Result<PathBuf> {
     if !packages::is_debian() {
         bail!("no rustc here has the source of its library; try: {cure}");
     }
-    packages::ensure(&RUSTC_WITH_SOURCE).with_context(|| format!("or, with rustup: {cure}"))?;
-    toolchain::rustc_with_source()
-        .with_context(|| format!("{RUSTC_WITH_SOURCE:?} are installed but have no source; try: {cure}"))
+    // What is installed may be too old.
+    packages::install_newest(&RUSTC_WITH_SOURCE).with_context(|| format!("or, with rustup: {cure}"))?;
+    toolchain::rustc_with_source().with_context(|| {
+        let (major, minor) = toolchain::OLDEST_RUSTC;
+        format!("{RUSTC_WITH_SOURCE:?} are installed, but no rustc here has both its library's source and version {major}.{minor} or newer; try: {cure}")
+    })
 }
 
 fn ensure_bpf_linker() -> Result<PathBuf> {

@@ -13,9 +13,16 @@ pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 /// bpf-linker reads the bitcode of this LLVM and of older ones.
 pub(crate) const LLVM_MAJOR: u32 = 22;
 
-/// A rustc that can build `core` from source.
+/// What aya's kernel side asks for: Rust 1.87.
+pub(crate) const OLDEST_RUSTC: (u32, u32) = (1, 87);
+
+/// A rustc that can build `core` from source, and is new enough.
 pub(crate) fn rustc_with_source() -> Option<PathBuf> {
-    candidates().into_iter().find(|rustc| has_core_source(rustc) && llvm_major(rustc) <= Some(LLVM_MAJOR))
+    candidates().into_iter().find(|rustc| {
+        has_core_source(rustc)
+            && release(rustc) >= Some(OLDEST_RUSTC)
+            && llvm_major(rustc) <= Some(LLVM_MAJOR)
+    })
 }
 
 /// bpf-linker of our version: the one we built, or one on the path.
@@ -45,10 +52,21 @@ fn has_core_source(rustc: &Path) -> bool {
     })
 }
 
+/// Major and minor version.
+fn release(rustc: &Path) -> Option<(u32, u32)> {
+    let release = verbose_version(rustc, "release: ")?;
+    let mut numbers = release.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 fn llvm_major(rustc: &Path) -> Option<u32> {
+    verbose_version(rustc, "LLVM version: ")?.split('.').next()?.parse().ok()
+}
+
+/// A line of `rustc -vV`.
+fn verbose_version(rustc: &Path, name: &str) -> Option<String> {
     let version = output(Command::new(rustc).arg("-vV"))?;
-    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
-    llvm.split('.').next()?.parse().ok()
+    version.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
 }
 
 fn is_right_linker(linker: &Path) -> bool {
