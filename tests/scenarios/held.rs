@@ -43,7 +43,13 @@ impl Held {
     pub(crate) fn ended(&mut self) -> Option<io::ErrorKind> {
         // How soon is not what is asked, and machines that test are busy.
         self.0.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        self.0.read(&mut [0; 1]).err().map(|error| error.kind())
+        loop {
+            match self.0.read(&mut [0; 1]) {
+                // With a timeout set, a system call is not restarted after the machine was suspended.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.err().map(|error| error.kind()),
+            }
+        }
     }
 
     /// The client's address and the server's.
