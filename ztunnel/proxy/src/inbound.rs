@@ -41,7 +41,9 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     pub(crate) async fn inbound_tunnel(self: Arc<Self>, arrival: Arrival, _seat: Seat) {
         let Arrival { stream, client, destination } = arrival;
         // Boxed, so that a session that stands no longer holds what the handshake took.
-        let Some((mut session, own)) = Box::pin(self.handshake(stream, client)).await else { return };
+        let Some((mut session, own)) = Box::pin(self.handshake(stream, client, destination)).await else {
+            return;
+        };
         let shared = Tunnelled { client, arrived_at: destination, peer: session.peer().clone(), own };
         self.serve_session(&mut session, &shared).await;
         if session.rejected() > 0 {
@@ -56,29 +58,46 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// One of many at most; see [`crate::gate`].
-    async fn handshake(&self, stream: TcpStream, client: ClientAddr) -> Option<(Session, SpiffeId)> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        client: ClientAddr,
+        arrived_at: OriginalDst,
+    ) -> Option<(Session, SpiffeId)> {
         let evicted = CancellationToken::new();
         let _places = (self.handshakes.enter(&evicted), self.proxy.handshakes.enter(&evicted));
         let snapshot = self.snapshot();
         let Some(workload) = snapshot.workload(&self.local.uid) else {
-            self.refuse_handshake(client, "unknown_workload", &self.local.uid);
+            self.refuse_handshake(client, arrived_at, "unknown_workload", &self.local.uid);
             return None;
         };
         match evicted.run_until_cancelled(self.proxy.tunnel.terminate(stream, &workload.identity)).await {
             Some(Ok(session)) => Some((session, workload.identity.clone())),
             Some(Err(error)) => {
-                self.refuse_handshake(client, error.reason(), error);
+                self.refuse_handshake(client, arrived_at, error.reason(), error);
                 None
             }
             None => {
-                self.refuse_handshake(client, "handshake_evicted", "too many handshakes are under way");
+                self.refuse_handshake(
+                    client,
+                    arrived_at,
+                    "handshake_evicted",
+                    "too many handshakes are under way",
+                );
                 None
             }
         }
     }
 
-    fn refuse_handshake(&self, client: ClientAddr, reason: &'static str, error: impl std::fmt::Display) {
+    fn refuse_handshake(
+        &self,
+        client: ClientAddr,
+        arrived_at: OriginalDst,
+        reason: &'static str,
+        error: impl std::fmt::Display,
+    ) {
         handshake_failed(reason);
+        self.proxy.ledgers.refusals().note_handshake(&self.local.uid, client, arrived_at.0, reason, &error);
         self.proxy.log.warn(reason, client.0, error);
     }
 

@@ -90,7 +90,7 @@ fn text(workload: Option<&Workload>, field: fn(&Workload) -> &str) -> Option<&st
     workload.map(field).filter(|text| !text.is_empty())
 }
 
-fn shortened(mut error: String) -> String {
+pub(crate) fn shortened(mut error: String) -> String {
     if let Some((end, _)) = error.char_indices().nth(MAX_ERROR_CHARS) {
         error.truncate(end);
         error.push_str("...");

@@ -14,7 +14,8 @@ use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, serv
 use parking_lot::Mutex;
 
 use crate::{
-    ByteCounters, Judgement, LiveConnection, Outcome, Path, PlaintextBook, ResponseFlags, access_log,
+    ByteCounters, Judgement, LiveConnection, LiveHandle, Outcome, Path, PlaintextBook, RefusalBook,
+    ResponseFlags, access_log,
     account::{Account, Facts},
     judgement::Decisions,
     series::SeriesCache,
@@ -34,6 +35,7 @@ pub struct Ledgers {
     series: SeriesCache,
     decisions: Arc<Decisions>,
     plaintext: Arc<PlaintextBook>,
+    refusals: RefusalBook,
 }
 
 impl Ledgers {
@@ -73,6 +75,18 @@ impl Ledgers {
     /// Who sends plaintext to this node's pods.
     pub fn plaintext(&self) -> &Arc<PlaintextBook> {
         &self.plaintext
+    }
+
+    /// What was refused or failed lately.
+    pub fn refusals(&self) -> &RefusalBook {
+        &self.refusals
+    }
+
+    /// Oldest first. Each is read only when it is asked.
+    pub fn handles(&self) -> Vec<LiveHandle> {
+        let mut handles: Vec<_> = self.accounts().into_iter().map(LiveHandle::new).collect();
+        handles.sort_unstable_by_key(LiveHandle::id);
+        handles
     }
 
     /// In no particular order.
@@ -184,6 +198,9 @@ impl Ledger {
         series.closed(outcome.flags()).increment(1);
         if !stood && outcome.flags() != ResponseFlags::None {
             series.failed(outcome.flags()).increment(1);
+        }
+        if outcome.flags() != ResponseFlags::None {
+            self.ledgers.refusals.note_outcome(account, outcome);
         }
         access_log::write(account, outcome);
     }

@@ -14,6 +14,7 @@ pub mod metrics;
 mod outcome;
 mod plaintext;
 mod rate_limit;
+mod refusals;
 mod series;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,8 @@ mod tests;
 pub use account::{ByteCounters, Path};
 pub use judgement::{Judgement, LiveAudit};
 pub use ledger::{Ledger, Ledgers};
-pub use live::{LiveConnection, LiveParty};
+pub use live::{LiveConnection, LiveHandle, LiveParty};
 pub use outcome::{End, Outcome, ResponseFlags};
 pub use plaintext::{OpenPlaintext, PlaintextBook, PlaintextPair};
 pub use rate_limit::{Admission, RateLimited};
+pub use refusals::{RecentRefusal, RefusalBook};

@@ -17,6 +17,8 @@ pub struct LiveConnection {
     pub client: ClientAddr,
     /// What the client asked for.
     pub original_destination: OriginalDst,
+    /// Both ends have proven who they are, by mutual TLS.
+    pub mutual_tls: bool,
     /// `unresolved`, `hbone`, `passthrough` or `plaintext`.
     pub path: &'static str,
     /// Where the mutual TLS tunnel leads.
@@ -42,10 +44,17 @@ pub struct LiveConnection {
     pub age_milliseconds: u64,
 }
 
+/// Who stands at one end, as far as it is known.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct LiveParty {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadUid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Proven by mutual TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<SpiffeId>,
@@ -60,7 +69,7 @@ impl LiveConnection {
             Path::Passthrough { target } => (None, Some(target)),
             Path::Plaintext => (None, Some(account.destination.0)),
         };
-        let (source_identity, destination_identity) = facts.identities.unzip();
+        let (source_identity, destination_identity) = facts.identities.clone().unzip();
         let (by, audit) =
             account.judged.lock().clone().map_or((None, None), |judged| (judged.by, judged.audit));
         Self {
@@ -69,6 +78,7 @@ impl LiveConnection {
             local: account.local.clone(),
             client: account.client,
             original_destination: account.destination,
+            mutual_tls: facts.identities.is_some(),
             path: facts.path.as_str(),
             gateway,
             target,
@@ -86,7 +96,36 @@ impl LiveConnection {
 }
 
 impl LiveParty {
-    fn of(workload: Option<&Arc<Workload>>, identity: Option<SpiffeId>) -> Self {
-        Self { workload: workload.map(|workload| workload.uid.clone()), identity }
+    pub(crate) fn of(workload: Option<&Arc<Workload>>, identity: Option<SpiffeId>) -> Self {
+        Self {
+            workload: workload.map(|workload| workload.uid.clone()),
+            namespace: workload.map(|workload| workload.namespace.clone()),
+            name: workload.map(|workload| workload.name.clone()),
+            node: workload.map(|workload| workload.node.clone()),
+            identity,
+        }
+    }
+}
+
+/// A connection that was open when it was asked for. Small, so that a list of many costs little until each is read.
+#[derive(Clone, Debug)]
+pub struct LiveHandle(Arc<Account>);
+
+impl LiveHandle {
+    pub(crate) fn new(account: Arc<Account>) -> Self {
+        Self(account)
+    }
+
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// Both directions together.
+    pub fn bytes(&self) -> u64 {
+        self.0.counters.to_destination().saturating_add(self.0.counters.to_source())
+    }
+
+    pub fn read(&self) -> LiveConnection {
+        LiveConnection::of(&self.0)
     }
 }

@@ -1,6 +1,6 @@
 //! How a connection ended.
 
-use model::{Refusal, refusal::RefusalKind};
+use model::{Refusal, policy::PolicyKey, refusal::RefusalKind};
 
 #[derive(Debug)]
 pub enum Outcome {
@@ -84,8 +84,12 @@ impl Outcome {
     }
 
     pub(crate) fn policy(&self) -> Option<String> {
+        self.policy_key().map(ToString::to_string)
+    }
+
+    pub(crate) fn policy_key(&self) -> Option<&PolicyKey> {
         match self {
-            Self::Refused(refusal) => refusal.policy().map(ToString::to_string),
+            Self::Refused(refusal) => refusal.policy(),
             _ => None,
         }
     }
