@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod channel;
 mod file;
 mod instant;
 mod names;
@@ -22,6 +23,10 @@ mod state;
 pub use certificates::{
     AuthorityError, CertificateAuthority, CertificateEvent, CertificateSettings, CertificateState,
     CertificateStatus, Certificates, EmbeddedCa, EventSink, Issued, RootError,
+};
+pub use channel::{
+    ChannelError, ChannelSettings, Connection, ControlPlaneAddress, NotAnAddress, RootCertificates,
+    RootsError,
 };
 pub use file::{FileError, FileProblem, FileStatus};
 pub use instant::{Clock, system_clock};
