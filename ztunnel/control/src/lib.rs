@@ -18,6 +18,7 @@ mod instant;
 mod names;
 mod offline;
 mod pods;
+mod sound;
 mod state;
 
 pub use certificates::{

@@ -56,6 +56,12 @@ impl Network {
     }
 }
 
+impl From<Arc<str>> for Network {
+    fn from(name: Arc<str>) -> Self {
+        Self(name)
+    }
+}
+
 /// An IP address qualified by its network. Text form: `network/ip`, `/ip` in the unnamed network.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetworkAddress {

@@ -19,8 +19,10 @@ pub mod refusal;
 pub mod resolve;
 pub mod service;
 pub mod settings;
+pub mod small_map;
 pub mod snapshot;
 pub mod svid;
+pub mod texts;
 pub mod workload;
 
 pub use address::{ClientAddr, Network, NetworkAddress, OriginalDst, Role};

@@ -86,7 +86,7 @@ fn of_services(snapshot: &Snapshot, workload: &Workload, port: u16) -> Option<(M
 
 fn of_everywhere(regime: Regime, snapshot: &Snapshot, workload: &Workload) -> Mtls {
     let settings = snapshot.settings();
-    let namespace = settings.namespaces.get(&workload.namespace);
+    let namespace = settings.namespaces.get(&*workload.namespace);
     if let Some(mode) = namespace.and_then(|own| regime.choose(own.audit.mtls, own.mtls)) {
         return Mtls { mode, level: MtlsLevel::Namespace };
     }

@@ -26,9 +26,9 @@ pub struct ServiceKey {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
-    pub name: String,
-    pub namespace: String,
-    pub hostname: String,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    pub hostname: Arc<str>,
     pub vips: Vec<Vip>,
     /// Service port to the target port of endpoints that say nothing else; 0 where only endpoints know it.
     pub ports: PortMap,
@@ -68,9 +68,9 @@ impl Service {
     /// A service with everything but its names at its default.
     pub fn new(namespace: &str, hostname: &str) -> Self {
         Self {
-            name: hostname.split('.').next().unwrap_or_default().to_owned(),
-            namespace: namespace.to_owned(),
-            hostname: hostname.to_owned(),
+            name: hostname.split('.').next().unwrap_or_default().into(),
+            namespace: namespace.into(),
+            hostname: hostname.into(),
             vips: Vec::new(),
             ports: PortMap::new(),
             subject_alt_names: Vec::new(),
@@ -92,7 +92,7 @@ impl Service {
     }
 
     pub fn key(&self) -> ServiceKey {
-        ServiceKey { namespace: self.namespace.as_str().into(), hostname: self.hostname.as_str().into() }
+        ServiceKey { namespace: Arc::clone(&self.namespace), hostname: Arc::clone(&self.hostname) }
     }
 }
 

@@ -123,8 +123,8 @@ impl Settings {
     }
 
     pub(crate) fn workload(&self, workload: &Workload) -> Option<&WorkloadSettings> {
-        let all = &self.namespaces.get(&workload.namespace)?.workloads;
-        all.get(&workload.name).or_else(|| all.get(&workload.workload_name))
+        let all = &self.namespaces.get(&*workload.namespace)?.workloads;
+        all.get(&*workload.name).or_else(|| all.get(&*workload.workload_name))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Workloads: the pods and hosts of the mesh. Field names in text are those of Istio's local configuration.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Network, NetworkAddress, SpiffeId, identity::InvalidIdentity, policy::PolicyKey, service::ServiceKey,
+    small_map::SmallMap,
 };
 
 /// A workload's name for all time, such as `Kubernetes//Pod/default/client`.
@@ -79,20 +79,21 @@ pub enum WorkloadType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Locality {
-    pub region: String,
-    pub zone: String,
-    pub subzone: String,
+    pub region: Arc<str>,
+    pub zone: Arc<str>,
+    pub subzone: Arc<str>,
 }
 
 /// Service port to target port.
-pub type PortMap = BTreeMap<u16, u16>;
+pub type PortMap = SmallMap<u16, u16>;
 
+/// There may be a hundred thousand: what many say alike they share ([`crate::texts::Texts`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
     pub uid: WorkloadUid,
-    pub name: String,
-    pub namespace: String,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
     /// Who it is: trust domain, namespace and service account as one.
     pub identity: SpiffeId,
     pub workload_ips: Vec<IpAddr>,
@@ -100,18 +101,18 @@ pub struct Workload {
     pub network_mode: NetworkMode,
     pub protocol: Protocol,
     pub status: Health,
-    pub node: String,
-    pub hostname: String,
-    pub cluster_id: String,
-    pub canonical_name: String,
-    pub canonical_revision: String,
-    pub workload_name: String,
+    pub node: Arc<str>,
+    pub hostname: Arc<str>,
+    pub cluster_id: Arc<str>,
+    pub canonical_name: Arc<str>,
+    pub canonical_revision: Arc<str>,
+    pub workload_name: Arc<str>,
     pub workload_type: WorkloadType,
     pub locality: Locality,
     /// Weight among the endpoints of a service.
     pub capacity: u32,
     /// The services it is an endpoint of, with the target ports it overrides.
-    pub services: BTreeMap<ServiceKey, PortMap>,
+    pub services: SmallMap<ServiceKey, PortMap>,
     /// Selector-scoped policies that name it, as `namespace/name`.
     pub authorization_policies: Vec<PolicyKey>,
     /// It ends tunnels itself, on a port of its own pod, with no node proxy in front.
@@ -156,24 +157,24 @@ impl Workload {
     pub fn new(uid: WorkloadUid, name: &str, identity: SpiffeId, workload_ips: Vec<IpAddr>) -> Self {
         Self {
             uid,
-            name: name.to_owned(),
-            namespace: identity.namespace().to_owned(),
+            name: name.into(),
+            namespace: identity.namespace().into(),
             identity,
             workload_ips,
             network: Network::default(),
             network_mode: NetworkMode::default(),
             protocol: Protocol::default(),
             status: Health::default(),
-            node: String::new(),
-            hostname: String::new(),
-            cluster_id: String::new(),
-            canonical_name: String::new(),
-            canonical_revision: String::new(),
-            workload_name: String::new(),
+            node: Arc::default(),
+            hostname: Arc::default(),
+            cluster_id: Arc::default(),
+            canonical_name: Arc::default(),
+            canonical_revision: Arc::default(),
+            workload_name: Arc::default(),
             workload_type: WorkloadType::default(),
             locality: Locality::default(),
             capacity: 1,
-            services: BTreeMap::new(),
+            services: SmallMap::new(),
             authorization_policies: Vec::new(),
             native_tunnel: false,
             waypoint: None,

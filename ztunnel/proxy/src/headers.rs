@@ -44,7 +44,7 @@ pub(crate) fn baggage(workload: &Workload) -> String {
 }
 
 fn forwarded(ClientAddr(client): ClientAddr, service: Option<&Service>) -> String {
-    match service.map(|service| service.hostname.as_str()).filter(|host| fits_a_list(host)) {
+    match service.map(|service| &*service.hostname).filter(|host| fits_a_list(host)) {
         Some(host) => format!("for=\"{client}\";host={host}"),
         None => format!("for=\"{client}\""),
     }
@@ -72,7 +72,7 @@ mod tests {
         workload.workload_name = "s2".into();
         workload.canonical_name = "s2".into();
         workload.canonical_revision = "v1".into();
-        workload.locality = Locality { region: "r1".into(), zone: "z2".into(), subzone: String::new() };
+        workload.locality = Locality { region: "r1".into(), zone: "z2".into(), subzone: "".into() };
         workload
     }
 
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn baggage_leaves_out_what_is_empty_or_breaks_the_list() {
         let mut workload = workload();
-        workload.cluster_id.clear();
+        workload.cluster_id = "".into();
         workload.workload_name = "a,service.name=admin".into();
         workload.canonical_name = "a\r\nx: y".into();
         assert_eq!(

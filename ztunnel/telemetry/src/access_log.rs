@@ -37,7 +37,7 @@ macro_rules! write_at {
                 src.cluster = text(source, |w| &w.cluster_id),
                 dst.addr = %line.destination,
                 dst.hbone_addr = line.hbone.map(display),
-                dst.service = facts.service.as_deref().map(|service| service.hostname.as_str()),
+                dst.service = facts.service.as_deref().map(|service| &*service.hostname),
                 dst.workload = text(destination, |w| &w.name),
                 dst.namespace = text(destination, |w| &w.namespace),
                 dst.identity = destination_identity,

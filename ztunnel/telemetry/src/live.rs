@@ -50,11 +50,11 @@ pub struct LiveParty {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadUid>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub name: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// Proven by mutual TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<SpiffeId>,

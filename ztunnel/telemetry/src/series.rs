@@ -178,7 +178,7 @@ fn party(
 ) -> impl Iterator<Item = Label> {
     let text = |field: fn(&Workload) -> &str| known(workload.map_or("", field));
     // A peer that proved an identity we know no workload for still has that identity's namespace.
-    let namespace = workload.map(|w| w.namespace.as_str()).or(principal.map(SpiffeId::namespace));
+    let namespace = workload.map(|w| &*w.namespace).or(principal.map(SpiffeId::namespace));
     let values = [
         text(|w| &w.workload_name),
         text(|w| &w.canonical_name),

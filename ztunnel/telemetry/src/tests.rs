@@ -27,16 +27,16 @@ fn workload(name: &str, ip: &str) -> Arc<Workload> {
     let identity: SpiffeId = format!("spiffe://cluster.local/ns/default/sa/sa-{name}").parse().unwrap();
     let uid = WorkloadUid::new(&format!("Kubernetes//Pod/default/{name}"));
     let mut workload = Workload::new(uid, name, identity, vec![ip.parse().unwrap()]);
-    workload.workload_name = name.to_owned();
+    workload.workload_name = name.into();
     workload.workload_type = WorkloadType::Deployment;
-    workload.canonical_name = name.to_owned();
-    workload.canonical_revision = "v1".to_owned();
-    workload.cluster_id = "Kubernetes".to_owned();
+    workload.canonical_name = name.into();
+    workload.canonical_revision = "v1".into();
+    workload.cluster_id = "Kubernetes".into();
     if name == "c1" {
-        workload.locality = Locality { region: "r1".into(), zone: "z1".into(), subzone: String::new() };
+        workload.locality = Locality { region: "r1".into(), zone: "z1".into(), subzone: "".into() };
     }
     if name == "q1" {
-        workload.canonical_revision = "latest".to_owned();
+        workload.canonical_revision = "latest".into();
     }
     Arc::new(workload)
 }

@@ -8,15 +8,19 @@ use std::{
 };
 
 use model::{
-    NetworkAddress, Settings, SpiffeId, TrustDomain, Workload, WorkloadUid,
+    NetworkAddress, Settings, TrustDomain, Workload, WorkloadUid,
     policy::{Action, Policy, PolicyKey},
     service::{Service, ServiceKey},
-    workload::{NetworkMode, PortMap},
+    texts::Texts,
+    workload::NetworkMode,
 };
 use serde_saphyr::Spanned;
 
 use super::format::{EndpointText, MeshText, ServiceText, WorkloadText};
-use crate::file::{FileError, Place};
+use crate::{
+    file::{FileError, Place},
+    sound,
+};
 
 /// The whole mesh as one file says it.
 #[derive(Debug, Default)]
@@ -32,12 +36,18 @@ pub(super) struct Mesh {
 
 pub(super) fn build(path: &Path, text: MeshText, trust_domain: &TrustDomain) -> Result<Mesh, FileError> {
     let mut mesh = Mesh::default();
-    let mut owners = Owners::default();
+    let (mut owners, mut texts) = (Owners::default(), Texts::default());
     for Spanned { value, referenced, .. } in text.workloads {
-        mesh.add_workload(value, trust_domain, &mut owners, Place { path, location: referenced })?;
+        mesh.add_workload(
+            value,
+            trust_domain,
+            &mut texts,
+            &mut owners,
+            Place { path, location: referenced },
+        )?;
     }
     for Spanned { value, referenced, .. } in text.services {
-        mesh.add_service(value, Place { path, location: referenced })?;
+        mesh.add_service(value, &mut texts, Place { path, location: referenced })?;
     }
     for Spanned { value, referenced, .. } in text.policies {
         mesh.add_policy(value, Place { path, location: referenced })?;
@@ -57,6 +67,7 @@ impl Mesh {
         &mut self,
         text: WorkloadText,
         trust_domain: &TrustDomain,
+        texts: &mut Texts,
         owners: &mut Owners<NetworkAddress>,
         place: Place<'_>,
     ) -> Result<(), FileError> {
@@ -67,9 +78,10 @@ impl Mesh {
         ] {
             self.warn_if(given, &subject, field);
         }
-        let workload =
-            workload(text, trust_domain).map_err(|error| place.error(format!("{subject}: {error}")))?;
-        ports_are_possible(workload.services.values(), &subject, place)?;
+        let mut workload = workload(text, trust_domain, texts)
+            .map_err(|error| place.error(format!("{subject}: {error}")))?;
+        sound::workload(&workload).map_err(|error| place.error(format!("{subject}: {error}")))?;
+        texts.share_workload(&mut workload);
         if workload.network_mode == NetworkMode::Standard {
             workload.addresses().try_for_each(|address| owners.take(address, &subject, place))?;
         }
@@ -77,10 +89,15 @@ impl Mesh {
     }
 
     /// Several may have one address: which of them a client means is the model's to say.
-    fn add_service(&mut self, text: ServiceText, place: Place<'_>) -> Result<(), FileError> {
+    fn add_service(
+        &mut self,
+        text: ServiceText,
+        texts: &mut Texts,
+        place: Place<'_>,
+    ) -> Result<(), FileError> {
         let subject = format!("service `{}/{}`", text.namespace, text.hostname);
         let endpoints = text.endpoints;
-        let service = Service {
+        let mut service = Service {
             name: text.name,
             namespace: text.namespace,
             hostname: text.hostname,
@@ -93,10 +110,8 @@ impl Mesh {
             visibility: text.visibility,
             canonical: text.canonical,
         };
-        if service.namespace.is_empty() || service.hostname.is_empty() {
-            return Err(place.error(format!("{subject}: namespace and hostname must not be empty")));
-        }
-        service_ports_are_possible(&service.ports, &subject, place)?;
+        sound::service(&service).map_err(|error| place.error(format!("{subject}: {error}")))?;
+        texts.share_service(&mut service);
         for endpoint in endpoints.into_values() {
             self.add_endpoint(endpoint, &service.key(), &subject, place)?;
         }
@@ -111,20 +126,20 @@ impl Mesh {
         subject: &str,
         place: Place<'_>,
     ) -> Result<(), FileError> {
-        ports_are_possible([&endpoint.port], subject, place)?;
+        sound::ports(&endpoint.port).map_err(|error| place.error(format!("{subject}: {error}")))?;
         let Some(workload) = self.workloads.get_mut(&endpoint.workload_uid) else {
             let uid = endpoint.workload_uid;
             return Err(place.error(format!("{subject}: its endpoint `{uid}` is not among the workloads")));
         };
-        workload.services.entry(service.clone()).or_insert(endpoint.port);
+        if !workload.services.contains_key(service) {
+            workload.services.insert(service.clone(), endpoint.port);
+        }
         Ok(())
     }
 
     fn add_policy(&mut self, policy: Policy, place: Place<'_>) -> Result<(), FileError> {
         let subject = format!("policy `{}`", policy.key());
-        if policy.name.is_empty() || policy.name.contains('/') || policy.namespace.contains('/') {
-            return Err(place.error(format!("{subject}: expected a name, and no `/` in name and namespace")));
-        }
+        sound::policy(&policy).map_err(|error| place.error(format!("{subject}: {error}")))?;
         self.warn_of_unenforced(&policy, &subject);
         insert(&mut self.policies, policy.key(), policy, &subject, place)
     }
@@ -185,12 +200,9 @@ impl Mesh {
     }
 }
 
-fn workload(text: WorkloadText, trust_domain: &TrustDomain) -> Result<Workload, String> {
-    if text.uid.as_str().is_empty() {
-        return Err("the uid must not be empty".to_owned());
-    }
+fn workload(text: WorkloadText, trust_domain: &TrustDomain, texts: &mut Texts) -> Result<Workload, String> {
     let trust_domain = text.trust_domain.unwrap_or_else(|| trust_domain.clone());
-    let identity = SpiffeId::new(trust_domain, &text.namespace, &text.service_account);
+    let identity = texts.identity(&trust_domain, &text.namespace, &text.service_account);
     Ok(Workload {
         uid: text.uid,
         name: text.name,
@@ -215,27 +227,6 @@ fn workload(text: WorkloadText, trust_domain: &TrustDomain) -> Result<Workload, 
         native_tunnel: text.native_tunnel,
         waypoint: text.waypoint,
     })
-}
-
-fn ports_are_possible<'a>(
-    maps: impl IntoIterator<Item = &'a PortMap>,
-    subject: &str,
-    place: Place<'_>,
-) -> Result<(), FileError> {
-    let zero = maps.into_iter().flatten().any(|(&service, &target)| service == 0 || target == 0);
-    if zero {
-        Err(place.error(format!("{subject}: expected ports from 1 to 65535, found 0")))
-    } else {
-        Ok(())
-    }
-}
-
-/// A target of 0 means that each endpoint says its own.
-fn service_ports_are_possible(ports: &PortMap, subject: &str, place: Place<'_>) -> Result<(), FileError> {
-    if ports.contains_key(&0) {
-        return Err(place.error(format!("{subject}: expected service ports from 1 to 65535, found 0")));
-    }
-    Ok(())
 }
 
 fn insert<K: Ord, V>(

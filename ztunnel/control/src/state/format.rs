@@ -1,11 +1,12 @@
 //! The form of the file: the field names and spellings of Istio's local configuration and of its dumps.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use model::{
     Network, Settings, SpiffeId, TrustDomain, WorkloadUid,
     policy::{Policy, PolicyKey},
     service::{IpFamilies, LoadBalancer, ServiceKey, Vip, Visibility},
+    small_map::SmallMap,
     workload::{Health, Locality, NetworkMode, PortMap, Protocol, Waypoint, WorkloadType},
 };
 use serde::{Deserialize, de::IgnoredAny};
@@ -30,8 +31,8 @@ pub(super) struct MeshText {
 pub(super) struct WorkloadText {
     pub(super) uid: WorkloadUid,
     #[serde(default)]
-    pub(super) name: String,
-    pub(super) namespace: String,
+    pub(super) name: Arc<str>,
+    pub(super) namespace: Arc<str>,
     pub(super) trust_domain: Option<TrustDomain>,
     #[serde(default = "default_service_account")]
     pub(super) service_account: String,
@@ -45,17 +46,17 @@ pub(super) struct WorkloadText {
     #[serde(default)]
     pub(super) status: Health,
     #[serde(default)]
-    pub(super) node: String,
+    pub(super) node: Arc<str>,
     #[serde(default)]
-    pub(super) hostname: String,
+    pub(super) hostname: Arc<str>,
     #[serde(default)]
-    pub(super) cluster_id: String,
+    pub(super) cluster_id: Arc<str>,
     #[serde(default)]
-    pub(super) canonical_name: String,
+    pub(super) canonical_name: Arc<str>,
     #[serde(default)]
-    pub(super) canonical_revision: String,
+    pub(super) canonical_revision: Arc<str>,
     #[serde(default)]
-    pub(super) workload_name: String,
+    pub(super) workload_name: Arc<str>,
     #[serde(default)]
     pub(super) workload_type: WorkloadType,
     #[serde(default)]
@@ -63,7 +64,7 @@ pub(super) struct WorkloadText {
     #[serde(default = "default_capacity")]
     pub(super) capacity: u32,
     #[serde(default)]
-    pub(super) services: BTreeMap<ServiceKey, PortMap>,
+    pub(super) services: SmallMap<ServiceKey, PortMap>,
     #[serde(default)]
     pub(super) authorization_policies: Vec<PolicyKey>,
     #[serde(default)]
@@ -78,9 +79,9 @@ pub(super) struct WorkloadText {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ServiceText {
-    pub(super) name: String,
-    pub(super) namespace: String,
-    pub(super) hostname: String,
+    pub(super) name: Arc<str>,
+    pub(super) namespace: Arc<str>,
+    pub(super) hostname: Arc<str>,
     #[serde(default)]
     pub(super) vips: Vec<Vip>,
     #[serde(default)]

@@ -39,7 +39,7 @@ fn the_static_configuration_recorded_from_istio_loads_unchanged() {
     let vip: NetworkAddress = "/10.96.0.10".parse().unwrap();
     let web = mesh.service_at(&vip, "elsewhere").unwrap();
     assert_eq!(web.ports, [(80, 8080)].into());
-    assert_eq!(mesh.endpoints(&web.key()).map(|w| w.name.as_str()).collect::<Vec<_>>(), ["s1"]);
+    assert_eq!(mesh.endpoints(&web.key()).map(|w| &*w.name).collect::<Vec<_>>(), ["s1"]);
     let policy = mesh.policy(&"default/deny-9001".parse().unwrap()).unwrap();
     assert_eq!(policy.rules[0][0][0].destination_ports, [9001]);
 }
@@ -62,7 +62,7 @@ fn every_field_and_spelling_is_understood() {
         "the daemon's own domain"
     );
     assert_eq!(
-        bare.services[&"default/example.com".parse().unwrap()],
+        *bare.services.get(&"default/example.com".parse().unwrap()).unwrap(),
         [(80, 9090)].into(),
         "from the endpoint"
     );

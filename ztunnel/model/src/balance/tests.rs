@@ -17,10 +17,10 @@ fn endpoint() -> impl Strategy<Value = Workload> {
         let identity = "spiffe://td/ns/a/sa/x".parse().unwrap();
         let mut workload = Workload::new(WorkloadUid::new("placeholder"), "x", identity, Vec::new());
         workload.workload_ips = addresses(ips);
-        workload.hostname = if ips == 0 { "named.example".into() } else { String::new() };
-        workload.locality.region = region.to_string();
-        workload.locality.zone = zone.to_string();
-        workload.node = node.to_string();
+        workload.hostname = if ips == 0 { "named.example".into() } else { "".into() };
+        workload.locality.region = region.to_string().into();
+        workload.locality.zone = zone.to_string().into();
+        workload.node = node.to_string().into();
         workload.network = Network::new(if network == 0 { "far" } else { "" });
         workload.capacity = capacity;
         workload.status = if sick { Health::Unhealthy } else { Health::Healthy };
@@ -78,7 +78,10 @@ fn reference(
         .iter()
         .filter(|e| e.capacity > 0 && e.network == client.network)
         .filter(|e| e.status == Health::Healthy || balancer.health_policy == HealthPolicy::AllowAll)
-        .filter(|e| service.ports[&port] != 0 || e.services[&service.key()].contains_key(&port))
+        .filter(|e| {
+            service.ports.get(&port) != Some(&0)
+                || e.services.get(&service.key()).unwrap().contains_key(&port)
+        })
         .filter(reachable)
         .collect();
     let best = match balancer.mode {
@@ -160,8 +163,8 @@ fn member(number: u32) -> Workload {
     let ip = std::net::Ipv4Addr::from(0x0a00_0000 + number).into();
     let mut workload = Workload::new(WorkloadUid::new(&number.to_string()), "x", identity, vec![ip]);
     workload.services = [(WEB.parse().unwrap(), [].into())].into();
-    workload.locality.zone = (number % 3).to_string();
-    workload.node = (number % 1000).to_string();
+    workload.locality.zone = (number % 3).to_string().into();
+    workload.node = (number % 1000).to_string().into();
     workload
 }
 
@@ -178,7 +181,7 @@ fn a_choice_and_a_change_among_thirty_thousand_cost_little_more_than_among_thirt
             let asked = "10.9.0.1:80".parse().unwrap();
             let question = Question { client: &client, asked, dice: 4711, tried: &[], set_aside: &[] };
             let chosen = known.balance.choose(&service, &question, |uid| snapshot.workload(uid));
-            assert_eq!(chosen.unwrap().0.node, "7", "the nearest");
+            assert_eq!(&*chosen.unwrap().0.node, "7", "the nearest");
         }));
         changes.push(compared(|| {
             snapshot.insert_workload(member(size));

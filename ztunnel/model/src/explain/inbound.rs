@@ -99,7 +99,7 @@ impl Explanation {
 fn applies(policy: &Policy, workload: &Workload) -> bool {
     match policy.scope {
         Scope::Global => true,
-        Scope::Namespace => policy.namespace == workload.namespace,
+        Scope::Namespace => *policy.namespace == *workload.namespace,
         Scope::WorkloadSelector => workload.authorization_policies.contains(&policy.key()),
     }
 }

@@ -52,7 +52,7 @@ pub fn find_destination(snapshot: &Snapshot, source: &Source, text: &str) -> Res
         _ => (text, None),
     };
     let (network, namespace) = match source {
-        Source::Workload(workload) => (workload.network.clone(), workload.namespace.as_str()),
+        Source::Workload(workload) => (workload.network.clone(), &*workload.namespace),
         Source::Stranger(_) => (Network::default(), ""),
     };
     let from_ip = |ip: IpAddr| workload_at(snapshot, &network, ip.to_canonical()).map(Arc::clone);
@@ -116,7 +116,7 @@ fn workload_named<'a>(snapshot: &'a Snapshot, text: &str) -> Option<&'a Arc<Work
     by_uid.or_else(|| {
         let (namespace, name) = text.split_once('/')?;
         let of = |field: fn(&Workload) -> &str| {
-            snapshot.workloads().find(|w| w.namespace == namespace && field(w) == name)
+            snapshot.workloads().find(|w| *w.namespace == *namespace && field(w) == name)
         };
         of(|workload| &workload.name).or_else(|| of(|workload| &workload.workload_name))
     })
@@ -126,7 +126,7 @@ fn workload_named<'a>(snapshot: &'a Snapshot, text: &str) -> Option<&'a Arc<Work
 fn service_named<'a>(snapshot: &'a Snapshot, text: &str, namespace: &str) -> Option<&'a Arc<Service>> {
     snapshot.service_named(text, namespace).or_else(|| {
         let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
-        snapshot.services().find(|s| s.namespace == namespace && (s.name == name || s.hostname == name))
+        snapshot.services().find(|s| *s.namespace == *namespace && (*s.name == *name || *s.hostname == *name))
     })
 }
 

@@ -88,7 +88,7 @@ fn strangers_and_workloads_without_hbone_are_reached_in_plaintext() {
     let mut host = workload("host", &["10.0.0.4"], Protocol::Hbone);
     host.network_mode = NetworkMode::HostNetwork;
     let mesh = mesh([workload("plain", &["10.0.0.3"], Protocol::Tcp), host], []);
-    assert_eq!(passthrough(&mesh, "10.0.0.3:80").destination.unwrap().name, "plain");
+    assert_eq!(&*passthrough(&mesh, "10.0.0.3:80").destination.unwrap().name, "plain");
     assert!(passthrough(&mesh, "10.0.0.4:80").destination.is_none(), "a node's address belongs to no pod");
     assert!(passthrough(&mesh, "192.0.2.1:80").destination.is_none());
     assert!(passthrough(&mesh, "10.0.0.1:80").destination.is_some(), "a pod's call to itself leaves no pod");
@@ -100,8 +100,8 @@ fn where_mutual_tls_is_disabled_the_way_is_plaintext() {
     let mut mesh = mesh([workload("server", &["10.0.0.2"], Protocol::Hbone)], []);
     let settings = r#"{"namespaces": {"default": {"workloads": {"server": {"ports": {"80": "disable"}}}}}}"#;
     mesh.set_settings(serde_json::from_str(settings).unwrap());
-    assert_eq!(passthrough(&mesh, "10.0.0.2:80").destination.unwrap().name, "server");
-    assert_eq!(tunnel(&mesh, "10.0.0.2:81", 0).destination.name, "server");
+    assert_eq!(&*passthrough(&mesh, "10.0.0.2:80").destination.unwrap().name, "server");
+    assert_eq!(&*tunnel(&mesh, "10.0.0.2:81", 0).destination.name, "server");
 }
 
 #[test]

@@ -309,7 +309,7 @@ fn state() -> Snapshot {
     for (name, address) in [("c1", C1), ("s1", S1)] {
         let mut workload = Workload::new(uid(name), name, identity(name).parse().unwrap(), vec![ip(address)]);
         workload.protocol = Protocol::Hbone;
-        workload.workload_name = name.to_owned();
+        workload.workload_name = name.into();
         for service in ["web", "own"] {
             if (service == "own") == (name == "c1") {
                 let key = format!("default/{service}.default.svc.cluster.local").parse().unwrap();

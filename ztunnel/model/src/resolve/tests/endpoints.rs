@@ -5,7 +5,7 @@ use crate::outlier::Outliers;
 
 fn named(name: &str, hostname: &str) -> Workload {
     let mut workload = workload(name, &[], Protocol::Tcp);
-    workload.hostname = hostname.to_owned();
+    workload.hostname = hostname.into();
     workload.services.insert(WEB.parse().unwrap(), [].into());
     workload
 }
@@ -35,11 +35,11 @@ fn a_host_name_endpoint_is_reached_where_its_name_leads() {
     let outside = way.at(&mesh, &client(), "192.0.2.1".parse().unwrap());
     let Route::Passthrough(outside) = outside else { panic!("{outside:?}") };
     assert_eq!(
-        (outside.target.to_string().as_str(), outside.destination.unwrap().name.as_str()),
+        (outside.target.to_string().as_str(), &*outside.destination.unwrap().name),
         ("192.0.2.1:8080", "ext")
     );
     let inside = way.at(&mesh, &client(), "10.0.0.7".parse().unwrap());
-    assert!(matches!(inside, Route::Tunnel(route) if route.destination.name == "server"));
+    assert!(matches!(inside, Route::Tunnel(route) if &*route.destination.name == "server"));
 }
 
 /// A second attempt must not meet the first one's endpoint; who keeps failing others is left for last; and when all
@@ -89,7 +89,7 @@ fn an_endpoint_of_the_host_network_is_reached_in_plaintext() {
     let mesh = mesh([host], [service(WEB, &["/10.96.0.1"], &[(80, 8080)])]);
     let route = passthrough(&mesh, "10.96.0.1:80");
     assert_eq!(
-        (route.target.to_string().as_str(), route.destination.unwrap().name.as_str()),
+        (route.target.to_string().as_str(), &*route.destination.unwrap().name),
         ("10.0.0.4:8080", "host")
     );
 }

@@ -85,7 +85,7 @@ fn a_block_of_addresses_stands_for_its_service() {
         [wide, narrow, elsewhere],
     );
     for (to, name) in [("10.201.0.1:80", "w"), ("10.200.7.7:80", "n")] {
-        assert_eq!(tunnel(&mesh, to, 0).destination.name, name, "{to}");
+        assert_eq!(&*tunnel(&mesh, to, 0).destination.name, name, "{to}");
     }
     assert!(tunnel(&mesh, "10.0.0.3:80", 0).service.is_none(), "a workload's own address");
     assert!(passthrough(&mesh, "11.0.0.1:80").service.is_none());
@@ -125,7 +125,7 @@ fn endpoints_are_chosen_by_weight_and_never_unhealthy_or_of_another_network() {
     let mesh1 =
         mesh([heavy, endpoint("light", "10.0.0.3", WEB), sick.clone(), idle, far.clone()], [web.clone()]);
     let hits =
-        (0..400).filter(|dice| tunnel(&mesh1, "10.96.0.1:80", *dice).destination.name == "heavy").count();
+        (0..400).filter(|dice| &*tunnel(&mesh1, "10.96.0.1:80", *dice).destination.name == "heavy").count();
     assert_eq!(hits, 300, "three of four, and nobody but the two");
 
     assert_eq!(

@@ -41,7 +41,7 @@ fn a_workloads_waypoint_is_never_bypassed_even_when_unknown() {
         (route.gateway, route.authority),
         ("10.0.0.9:15008".parse().unwrap(), "10.0.0.2:80".parse().unwrap())
     );
-    assert_eq!(route.destination.name, "server");
+    assert_eq!(&*route.destination.name, "server");
     let refusal = go(&mesh([server], []), "10.0.0.2:80", 0).unwrap_err();
     assert_eq!(refusal, Refusal::UnknownWaypoint("/10.0.0.9".into()));
 }
