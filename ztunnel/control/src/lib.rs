@@ -3,6 +3,7 @@
 //! - [`StateFile`]: the mesh (workloads, services, policies) from a file in the form of Istio's local configuration,
 //!   published as [`model::Snapshot`]s.
 //! - [`PodsFile`]: the pods of this node that are to be enrolled.
+//! - [`Zds`]: the pods of this node as a CNI's agent hands them over.
 //! - [`Certificates`]: a current certificate for each local identity, from a [`CertificateAuthority`];
 //!   [`EmbeddedCa`] is the one for a single machine.
 //! - [`Names`]: the addresses of workloads that have a host name only, by DNS.
@@ -20,6 +21,7 @@ mod offline;
 mod pods;
 mod sound;
 mod state;
+mod zds;
 
 pub use certificates::{
     AuthorityError, CertificateAuthority, CertificateEvent, CertificateSettings, CertificateState,
@@ -35,3 +37,4 @@ pub use names::{NameSettings, Names};
 pub use offline::{FileKind, FileReport, kind_of, read_pods, read_state};
 pub use pods::{FailMode, LocalPod, PodsFile};
 pub use state::StateFile;
+pub use zds::{CniPod, CniPods, Zds, ZdsStatus};

@@ -7,6 +7,7 @@
 
 mod address;
 mod bpf;
+mod captured;
 pub mod check;
 mod descriptors;
 mod error;
@@ -26,6 +27,7 @@ mod scratch;
 mod socket;
 mod sysctl;
 
+pub use captured::CapturedPod;
 pub use descriptors::raise_descriptor_limit;
 pub use error::RedirectError;
 pub use guard::Finding;

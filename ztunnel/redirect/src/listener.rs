@@ -27,6 +27,18 @@ pub(crate) fn listen(role: Role) -> io::Result<TcpListener> {
     }
 }
 
+/// On `role`'s own port, which somebody's rules send connections to, beside a daemon that hands over to us. To be called
+/// inside the pod's namespace.
+pub(crate) fn listen_beside(role: Role) -> io::Result<TcpListener> {
+    let (socket, address) = open()?;
+    make_transparent(&socket, address.is_ipv6())?;
+    socket.set_mark(DAEMON_MARK)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&SocketAddr::new(address, port_of(role)).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// Whether a connection that `role`'s listener accepted came by way of the lookup program. A process in the pod can
 /// also reach the listener's own port, which would make the daemon connect to itself.
 pub(crate) fn was_steered(role: Role, own_port: u16, is_own_address: bool, destination: SocketAddr) -> bool {
@@ -46,7 +58,21 @@ fn port_of(role: Role) -> u16 {
 }
 
 fn bind(role: Role, port: u16) -> io::Result<TcpListener> {
-    // Only the unspecified address makes a listener of both families.
+    let (socket, address) = open()?;
+    make_transparent(&socket, address.is_ipv6())?;
+    if role == Role::Outbound {
+        // Steered SYNs are marked and on lo; without the same here the SYN-ACK would never match.
+        bind_to_loopback(&socket)?;
+    } else {
+        socket.set_mark(DAEMON_MARK)?;
+    }
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A socket, and the address that makes it a listener of both families: only the unspecified one does.
+fn open() -> io::Result<(Socket, IpAddr)> {
     let (socket, address) = match Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)) {
         Ok(socket) => {
             socket.set_only_v6(false)?;
@@ -59,16 +85,7 @@ fn bind(role: Role, port: u16) -> io::Result<TcpListener> {
         Err(error) => return Err(error),
     };
     socket.set_nonblocking(true)?;
-    make_transparent(&socket, address.is_ipv6())?;
-    if role == Role::Outbound {
-        // Steered SYNs are marked and on lo; without the same here the SYN-ACK would never match.
-        bind_to_loopback(&socket)?;
-    } else {
-        socket.set_mark(DAEMON_MARK)?;
-    }
-    socket.bind(&SocketAddr::new(address, port).into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok((socket, address))
 }
 
 #[cfg(test)]

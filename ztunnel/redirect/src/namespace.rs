@@ -1,10 +1,14 @@
 //! Network namespaces: opening one, doing something inside, and its cookie.
-#![expect(unsafe_code, reason = "SO_NETNS_COOKIE has no safe wrapper")]
+#![expect(unsafe_code, reason = "neither SO_NETNS_COOKIE nor NS_GET_NSTYPE has a safe wrapper")]
 
 use std::{
     fs::File,
     io,
-    os::{fd::AsRawFd, linux::fs::MetadataExt, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        linux::fs::MetadataExt,
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     process, ptr,
     sync::OnceLock,
@@ -21,6 +25,9 @@ use crate::RedirectError;
 /// `SO_NETNS_COOKIE`, since Linux 5.14; include/uapi/asm-generic/socket.h
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
+/// `NS_GET_NSTYPE`, since Linux 4.11; include/uapi/linux/nsfs.h
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
 /// Keeps the namespace alive while it is open.
 #[derive(Debug)]
 pub struct NetworkNamespace {
@@ -34,12 +41,33 @@ impl NetworkNamespace {
         let failed = |source| RedirectError::Namespace { path: path.to_owned(), source };
         // A FIFO would otherwise hold this thread until somebody writes to it.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        Self::of(file, path)
+    }
+
+    /// One that somebody has opened for us.
+    pub fn from_descriptor(netns: OwnedFd) -> Result<Self, RedirectError> {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd()));
+        Self::of(netns.into(), &path)
+    }
+
+    fn of(file: File, path: &Path) -> Result<Self, RedirectError> {
+        let failed = |source| RedirectError::Namespace { path: path.to_owned(), source };
         let kind = fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
+        let refused = |what| failed(io::Error::new(io::ErrorKind::InvalidInput, what));
         if kind != NSFS_MAGIC {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace")));
+            return Err(refused("not a namespace"));
+        }
+        if namespace_type(&file) != CloneFlags::CLONE_NEWNET.bits() {
+            return Err(refused("a namespace, but not a network namespace"));
         }
         let metadata = file.metadata().map_err(failed)?;
         Ok(Self { identity: (metadata.st_dev(), metadata.st_ino()), file, path: path.to_owned() })
+    }
+
+    /// Whether it is the daemon's own.
+    pub(crate) fn is_home(&self) -> io::Result<bool> {
+        let own = home()?.metadata()?;
+        Ok((own.st_dev(), own.st_ino()) == self.identity)
     }
 
     /// Whether the path it was opened by still names it. A pod's namespace goes when the pod goes, but for the
@@ -97,6 +125,11 @@ fn home() -> io::Result<&'static File> {
     }
 }
 
+fn namespace_type(namespace: &File) -> libc::c_int {
+    // SAFETY: the descriptor is open, and the request takes no argument.
+    unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) }
+}
+
 fn cookie_of(socket: &Socket) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length: libc::socklen_t = 8;
@@ -128,6 +161,7 @@ mod tests {
         std::fs::remove_file(&fifo).unwrap();
         assert!(matches!(opened, Err(RedirectError::Namespace { .. })), "{opened:?}");
         assert!(NetworkNamespace::open(Path::new("/etc/hostname")).is_err());
+        assert!(NetworkNamespace::open(Path::new("/proc/self/ns/mnt")).is_err());
     }
 
     #[test]

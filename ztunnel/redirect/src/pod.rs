@@ -191,6 +191,6 @@ fn ports(excluded: &[u16]) -> [u16; MAX_EXCLUDED_PORTS] {
 }
 
 /// The listeners are dual-stack: IPv4 comes mapped.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

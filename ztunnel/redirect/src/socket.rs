@@ -42,11 +42,24 @@ pub(crate) async fn connect_application(
     target: SocketAddr,
 ) -> io::Result<TcpStream> {
     let Some(source) = source else { return connect(namespace, owners, target).await };
+    let open = || {
+        let socket = open(namespace, owners, target)?;
+        bind_to_loopback(&socket)?;
+        Ok(socket)
+    };
+    connect_as(source, target, open).await
+}
+
+/// From an address that need not be the namespace's, by sockets that `open` yields.
+pub(crate) async fn connect_as(
+    source: IpAddr,
+    target: SocketAddr,
+    open: impl Fn() -> io::Result<Socket>,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for _ in 0..MAX_ATTEMPTS {
         let port = rand::rng().random_range(SOURCE_PORTS);
-        let socket = open(namespace, owners, target)?;
-        bind_to_loopback(&socket)?;
+        let socket = open()?;
         make_transparent(&socket, target.is_ipv6())?;
         socket.set_freebind_v4(true)?;
         socket.set_reuse_address(true)?;
@@ -75,16 +88,21 @@ pub(crate) fn make_transparent(socket: &Socket, is_v6: bool) -> io::Result<()> {
 }
 
 fn open(namespace: &NetworkNamespace, owners: BorrowedFd<'_>, target: SocketAddr) -> io::Result<Socket> {
-    let domain = Domain::for_address(target);
-    let socket = namespace.enter(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))??;
-    socket.set_nonblocking(true)?;
-    socket.set_mark(DAEMON_MARK)?;
+    let socket = open_marked(namespace, target)?;
     // Before connect(): the hook reads it there.
     bpf::map_update(owners, socket.as_raw_fd().unsigned_abs(), owner::DAEMON)?;
     Ok(socket)
 }
 
-fn into_tokio(socket: Socket) -> TcpSocket {
+pub(crate) fn open_marked(namespace: &NetworkNamespace, target: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(target);
+    let socket = namespace.enter(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))??;
+    socket.set_nonblocking(true)?;
+    socket.set_mark(DAEMON_MARK)?;
+    Ok(socket)
+}
+
+pub(crate) fn into_tokio(socket: Socket) -> TcpSocket {
     TcpSocket::from_std_stream(socket.into())
 }
 

@@ -1,0 +1,141 @@
+//! One connection to the agent: hello, then an answer to every request.
+
+use std::{
+    collections::HashSet,
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use proto::{
+    prost::Message,
+    workload::zds::{
+        Ack, AddWorkload, Version, WorkloadRequest, WorkloadResponse, ZdsHello, workload_request,
+        workload_response,
+    },
+};
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    CniPod, CniPods, ZdsStatus,
+    packet::{LONGEST_PACKET, Packet, PacketSocket},
+};
+
+/// The agent waits 5 s for an answer, and then gives the connection up.
+const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
+pub(super) struct Session {
+    socket: PacketSocket,
+    /// The pods it has named since it connected; `None` once it has named all.
+    named: Option<HashSet<String>>,
+}
+
+impl Session {
+    pub(super) async fn open(path: &Path) -> io::Result<Self> {
+        Self::begin(PacketSocket::connect(path)?).await
+    }
+
+    pub(super) async fn begin(socket: PacketSocket) -> io::Result<Self> {
+        let hello = ZdsHello { version: Version::V1.into() };
+        socket.send(&hello.encode_to_vec()).await?;
+        Ok(Self { socket, named: Some(HashSet::new()) })
+    }
+
+    /// Until the connection ends; answers with how.
+    pub(super) async fn serve(mut self, pods: &impl CniPods, status: &watch::Sender<ZdsStatus>) -> io::Error {
+        loop {
+            let packet = match self.socket.receive().await {
+                Ok(Some(packet)) => packet,
+                Ok(None) => return io::Error::other("the agent closed the connection"),
+                Err(error) => return error,
+            };
+            let result = match timeout(ANSWER_WITHIN, self.handle(packet, pods, status)).await {
+                Ok(result) => result,
+                Err(_) => Err(format!("not done within {} s", ANSWER_WITHIN.as_secs())),
+            };
+            status.send_modify(|status| {
+                status.requests += 1;
+                status.refused += u64::from(result.is_err());
+            });
+            if let Err(error) = self.answer(result).await {
+                return error;
+            }
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        packet: Packet,
+        pods: &impl CniPods,
+        status: &watch::Sender<ZdsStatus>,
+    ) -> Result<(), String> {
+        let Packet { bytes, descriptors, truncated } = packet;
+        if truncated {
+            return Err(format!(
+                "a packet of more than {LONGEST_PACKET} bytes, or with too many descriptors"
+            ));
+        }
+        let request =
+            WorkloadRequest::decode(bytes.as_slice()).map_err(|error| format!("no request: {error}"))?;
+        let payload = request.payload.ok_or("a request of no known kind")?;
+        let ([] | [_]) = descriptors.as_slice() else {
+            return Err(format!("{} descriptors, expected one at most", descriptors.len()));
+        };
+        match (payload, descriptors.into_iter().next()) {
+            (workload_request::Payload::Add(add), Some(netns)) => {
+                let pod = pod(add)?;
+                self.name(&pod.uid);
+                pods.add(pod, netns).await
+            }
+            (workload_request::Payload::Add(_), None) => {
+                Err("a pod without a descriptor of its network namespace".to_owned())
+            }
+            (_, Some(_)) => Err("a descriptor that belongs to nothing".to_owned()),
+            (workload_request::Payload::Keep(keep), None) => {
+                self.name(&keep.uid);
+                if pods.keeps(&keep.uid) {
+                    Ok(())
+                } else {
+                    Err(format!("pod {} is not known here", keep.uid))
+                }
+            }
+            (workload_request::Payload::Del(del), None) => {
+                if let Some(named) = &mut self.named {
+                    named.remove(&del.uid);
+                }
+                pods.remove(&del.uid).await;
+                Ok(())
+            }
+            (workload_request::Payload::SnapshotSent(_), None) => {
+                if let Some(named) = self.named.take() {
+                    pods.retain(&named).await;
+                }
+                status.send_modify(|status| status.complete = Some(SystemTime::now()));
+                Ok(())
+            }
+        }
+    }
+
+    fn name(&mut self, uid: &str) {
+        if let Some(named) = &mut self.named {
+            named.insert(uid.to_owned());
+        }
+    }
+
+    async fn answer(&self, result: Result<(), String>) -> io::Result<()> {
+        let mut error = result.err().unwrap_or_default();
+        // The agent reads no more than this of a packet.
+        error.truncate(error.floor_char_boundary(LONGEST_PACKET - 16));
+        let payload = Some(workload_response::Payload::Ack(Ack { error }));
+        self.socket.send(&WorkloadResponse { payload }.encode_to_vec()).await
+    }
+}
+
+fn pod(add: AddWorkload) -> Result<CniPod, String> {
+    let info = add.workload_info.ok_or_else(|| format!("pod {} without workload_info", add.uid))?;
+    if add.uid.is_empty() || info.name.is_empty() || info.namespace.is_empty() {
+        return Err("a pod without a uid, a name or a namespace".to_owned());
+    }
+    let (name, namespace, service_account) = (info.name, info.namespace, info.service_account);
+    Ok(CniPod { uid: add.uid, name, namespace, service_account })
+}
