@@ -9,29 +9,37 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use model::{SpiffeId, Svid, SvidError, SvidSource, TrustDomain};
+use model::{SpiffeId, Svid, SvidError, SvidSource, Trust, TrustDomain, TrustDomains, svid::TrustBundle};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::instant::Clock;
 
+mod audit;
 mod authority;
+mod bundle;
+mod chain;
 mod embedded;
 mod entry;
 mod keeper;
 mod request;
 mod root;
 mod schedule;
+mod signing;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trust;
 
+pub use audit::Change;
 pub use authority::{AuthorityError, CertificateAuthority, Issued};
+pub use bundle::BundleFile;
 pub use embedded::EmbeddedCa;
 use entry::Entry;
 pub use root::RootError;
 pub use status::{CertificateEvent, CertificateState, CertificateStatus};
+use trust::TrustStore;
 
 /// What is told of every issue and failure, for metrics. Called from the keeper: it must not block.
 pub type EventSink = Arc<dyn Fn(CertificateEvent) + Send + Sync>;
@@ -40,6 +48,8 @@ pub type EventSink = Arc<dyn Fn(CertificateEvent) + Send + Sync>;
 pub struct CertificateSettings {
     /// Only identities of this trust domain are issued.
     pub trust_domain: TrustDomain,
+    /// Its other names, and whom it is federated with.
+    pub trust_domains: TrustDomains,
     /// An authority that answers no sooner has failed.
     pub issue_deadline: Duration,
     pub clock: Clock,
@@ -50,7 +60,14 @@ impl CertificateSettings {
     /// The system's clock, ten seconds for an issue, and events told to nobody.
     pub fn new(trust_domain: TrustDomain) -> Self {
         let events = Arc::new(|_| ());
-        Self { trust_domain, issue_deadline: Duration::from_secs(10), clock: crate::system_clock(), events }
+        let trust_domains = TrustDomains::new(trust_domain.clone(), [], []);
+        Self {
+            trust_domain,
+            trust_domains,
+            issue_deadline: Duration::from_secs(10),
+            clock: crate::system_clock(),
+            events,
+        }
     }
 }
 
@@ -63,6 +80,7 @@ pub struct Certificates {
 /// What callers and keeper share. The lock is held for look-ups only.
 struct Shared {
     settings: CertificateSettings,
+    trust: TrustStore,
     entries: Mutex<BTreeMap<SpiffeId, watch::Sender<Entry>>>,
     /// There is something new to do.
     wake: Notify,
@@ -71,7 +89,9 @@ struct Shared {
 impl Certificates {
     /// Must be called within a tokio runtime; the keeper runs there.
     pub fn start(authority: impl CertificateAuthority, settings: CertificateSettings) -> Self {
-        let shared = Arc::new(Shared { settings, entries: Mutex::default(), wake: Notify::new() });
+        let (trust_domain, events) = (settings.trust_domain.clone(), Arc::clone(&settings.events));
+        let trust = TrustStore::new(trust_domain, settings.trust_domains.clone(), events);
+        let shared = Arc::new(Shared { settings, trust, entries: Mutex::default(), wake: Notify::new() });
         let keeper = keeper::keep(Arc::clone(&shared), Arc::new(authority));
         Self { shared, _keeping: AbortOnDropHandle::new(tokio::spawn(keeper)) }
     }
@@ -84,6 +104,11 @@ impl Certificates {
     /// Drops the certificates of all other identities: nobody on this node uses them any more.
     pub fn retain(&self, used: &HashSet<SpiffeId>) {
         self.shared.entries.lock().retain(|identity, _| used.contains(identity));
+    }
+
+    /// From now on identities of the bundle's trust domain are believed by these roots alone.
+    pub fn give_bundle(&self, bundle: TrustBundle) {
+        self.shared.trust.give(bundle);
     }
 
     /// What there is, by identity.
@@ -121,6 +146,10 @@ impl SvidSource for Certificates {
                 return answer;
             }
         }
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        self.shared.trust.current()
     }
 }
 

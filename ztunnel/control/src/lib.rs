@@ -24,8 +24,8 @@ mod state;
 mod zds;
 
 pub use certificates::{
-    AuthorityError, CertificateAuthority, CertificateEvent, CertificateSettings, CertificateState,
-    CertificateStatus, Certificates, EmbeddedCa, EventSink, Issued, RootError,
+    AuthorityError, BundleFile, CertificateAuthority, CertificateEvent, CertificateSettings,
+    CertificateState, CertificateStatus, Certificates, Change, EmbeddedCa, EventSink, Issued, RootError,
 };
 pub use channel::{
     ChannelError, ChannelSettings, Connection, ControlPlaneAddress, NotAnAddress, RootCertificates,

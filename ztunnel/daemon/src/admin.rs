@@ -3,7 +3,7 @@
 mod dump;
 mod server;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use anyhow::Context;
 use control::{Certificates, FileStatus};
@@ -13,7 +13,7 @@ use telemetry::{Ledgers, metrics::Exporter};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, files, logging::DroppedLines, node::Node, verdicts};
+use crate::{certificates, config::Config, files, logging::DroppedLines, node::Node, verdicts};
 
 /// All that the endpoints tell of.
 pub(crate) struct Admin {
@@ -92,6 +92,7 @@ impl Admin {
                 files::record("state", &self.state.borrow());
                 files::record("pods", &self.pods.borrow());
                 let mut body = self.exporter.render(&self.ledgers);
+                body.push_str(&certificates::lifetimes(&self.certificates.statuses(), SystemTime::now()));
                 body.push_str(&verdicts::older_connections(&self.node.older_connections()));
                 Answer { status: StatusCode::OK, content_type: "text/plain; version=0.0.4", body }
             }

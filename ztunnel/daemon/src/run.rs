@@ -6,10 +6,7 @@
 use std::{fs::File, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use control::{
-    CertificateEvent, CertificateSettings, Certificates, EmbeddedCa, NameSettings, Names, PodsFile,
-    StateFile, system_clock,
-};
+use control::{Certificates, NameSettings, Names, PodsFile, StateFile};
 use model::SharedSnapshot;
 use proxy::{Proxy, ProxySettings};
 use redirect::Redirector;
@@ -24,6 +21,7 @@ use tunnel::{Deadlines, Tunnel, TunnelSettings};
 
 use crate::{
     admin::{self, Admin},
+    certificates,
     config::Config,
     crowd::Crowd,
     files,
@@ -63,11 +61,12 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
     verdicts::describe();
     DroppedLines::describe();
     files::describe();
+    certificates::describe();
     let snapshot = Arc::new(SharedSnapshot::default());
     let state =
         StateFile::start(&config.state_file, config.trust_domain.clone(), Arc::clone(&snapshot)).await?;
     let pods = PodsFile::start(&config.pods_file).await?;
-    let certificates = Arc::new(start_certificates(&config)?);
+    let certificates = Arc::new(certificates::start(&config)?);
     let ledgers = Arc::<Ledgers>::default();
     let tunnel = Tunnel::new(tunnel_settings(&config), Arc::clone(&certificates));
     let proxy_settings = proxy_settings(&config);
@@ -163,26 +162,6 @@ fn stop_signal() -> anyhow::Result<CancellationToken> {
         }
     });
     Ok(stopped)
-}
-
-fn start_certificates(config: &Config) -> anyhow::Result<Certificates> {
-    let authority = EmbeddedCa::open(
-        &config.ca_key,
-        &config.ca_certificate,
-        config.trust_domain.clone(),
-        config.certificate_lifetime.0,
-        system_clock(),
-    )?;
-    let mut settings = CertificateSettings::new(config.trust_domain.clone());
-    settings.events = Arc::new(|event| match event {
-        CertificateEvent::Issued { identity, not_after } => {
-            telemetry_metrics::certificate_issued(&identity, not_after);
-        }
-        CertificateEvent::Failed { identity, reason } => {
-            tracing::warn!(%identity, reason, "a certificate could not be issued");
-        }
-    });
-    Ok(Certificates::start(authority, settings))
 }
 
 fn start_redirector(config: &Config, data_plane: &Handle) -> anyhow::Result<Redirector> {

@@ -154,16 +154,24 @@ fn decide(
     }
     refuse_reserved(target.port())?;
     let mode = mtls_under(regime, snapshot, destination, target.port(), mtls).mode;
+    let domains = snapshot.trust_domains();
     match peer {
         None if mode == MtlsMode::Strict => return Err(Refusal::PlaintextInStrict),
         Some(_) if mode == MtlsMode::Disable => return Err(Refusal::MtlsDisabled),
-        Some(peer) if peer.trust_domain() != destination.identity.trust_domain() => {
+        // The handshake has held the peer against the bundle of its trust domain; that it has one is asked again.
+        Some(peer) if !domains.accept(destination.identity.trust_domain(), peer.trust_domain()) => {
             return Err(Refusal::OtherTrustDomain(peer.trust_domain().clone()));
         }
         _ => {}
     }
-    let attributes =
-        Attributes { peer, source_ip: client, destination_ip: target.ip(), destination_port: target.port() };
+    let other_names = peer.map(|peer| domains.other_names(peer)).unwrap_or_default();
+    let attributes = Attributes {
+        peer,
+        other_names: &other_names,
+        source_ip: client,
+        destination_ip: target.ip(),
+        destination_port: target.port(),
+    };
     judge::judge(regime, snapshot, destination, &attributes)
 }
 

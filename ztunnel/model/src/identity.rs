@@ -85,6 +85,11 @@ impl SpiffeId {
         &self.0.trust_domain
     }
 
+    /// The same workload's identity in another trust domain.
+    pub fn in_trust_domain(&self, trust_domain: &TrustDomain) -> Result<Self, InvalidIdentity> {
+        Self::new(trust_domain.clone(), self.namespace(), self.service_account())
+    }
+
     pub fn namespace(&self) -> &str {
         &self.0.namespace
     }

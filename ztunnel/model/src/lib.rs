@@ -33,5 +33,5 @@ pub use refusal::Refusal;
 pub use resolve::{ApplicationRoute, PassthroughRoute, Route, TunnelRoute};
 pub use settings::Settings;
 pub use snapshot::{SharedSnapshot, Snapshot};
-pub use svid::{Svid, SvidError, SvidSource};
+pub use svid::{Svid, SvidError, SvidSource, Trust, TrustDomains};
 pub use workload::{Workload, WorkloadUid};

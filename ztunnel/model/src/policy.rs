@@ -128,9 +128,18 @@ pub struct ServiceAccountMatch {
 pub struct Attributes<'a> {
     /// The identity proven by mutual TLS; `None` for plaintext.
     pub peer: Option<&'a SpiffeId>,
+    /// Its other names, where its trust domain has aliases; a policy may use any.
+    pub other_names: &'a [SpiffeId],
     pub source_ip: IpAddr,
     pub destination_ip: IpAddr,
     pub destination_port: u16,
+}
+
+impl<'a> Attributes<'a> {
+    /// The spellings of policies of the one who connects, for plaintext none.
+    pub(crate) fn principals(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.peer.into_iter().chain(self.other_names).map(SpiffeId::principal)
+    }
 }
 
 impl Policy {

@@ -8,7 +8,7 @@ use imbl::{HashMap, OrdMap};
 use smallvec::SmallVec;
 
 use crate::{
-    NetworkAddress, Workload, WorkloadUid,
+    NetworkAddress, TrustDomains, Workload, WorkloadUid,
     policy::{Policy, PolicyKey, Scope, compiled::Compiled, index::PolicySet},
     service::{Service, ServiceKey},
     settings::Settings,
@@ -37,6 +37,7 @@ pub struct Snapshot {
     global_policies: PolicySet,
     namespace_policies: HashMap<Arc<str>, PolicySet>,
     settings: Arc<Settings>,
+    trust_domains: Arc<TrustDomains>,
 }
 
 impl Snapshot {
@@ -117,6 +118,15 @@ impl Snapshot {
     /// They must have passed [`Settings::check`].
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = Arc::new(settings);
+    }
+
+    /// Which trust domains are one, and which others are believed.
+    pub fn set_trust_domains(&mut self, trust_domains: TrustDomains) {
+        self.trust_domains = Arc::new(trust_domains);
+    }
+
+    pub fn trust_domains(&self) -> &TrustDomains {
+        &self.trust_domains
     }
 
     pub fn settings(&self) -> &Settings {

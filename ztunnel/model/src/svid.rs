@@ -4,7 +4,13 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::{SpiffeId, TrustDomain};
+use crate::SpiffeId;
+
+mod leaf;
+mod trust;
+
+pub use leaf::{Leaf, NotALeaf};
+pub use trust::{Trust, TrustBundle, TrustDomains};
 
 /// One certificate of one identity, shared by all the pods of that identity on this node.
 /// Renewal makes a new `Svid`; connections that stand keep the old one.
@@ -14,19 +20,10 @@ pub struct Svid {
     pub chain: Vec<CertificateDer<'static>>,
     /// PKCS#8. Zeroed on drop.
     pub key: SvidKey,
-    /// The roots of the identity's own trust domain, which peers must chain to.
-    pub roots: Arc<TrustBundle>,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
     /// Hexadecimal, as in certificate tools.
     pub serial: String,
-}
-
-/// The certificates a trust domain's identities chain to.
-#[derive(Debug)]
-pub struct TrustBundle {
-    pub trust_domain: TrustDomain,
-    pub roots: Vec<CertificateDer<'static>>,
 }
 
 /// A private key that never shows itself and is zeroed on drop.
@@ -48,6 +45,8 @@ impl Drop for SvidKey {
         zeroize::Zeroize::zeroize(&mut self.0);
     }
 }
+
+impl zeroize::ZeroizeOnDrop for SvidKey {}
 
 impl fmt::Debug for SvidKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,8 +82,12 @@ impl SvidError {
     }
 }
 
-/// Where SVIDs come from: the embedded CA, Istio's CA, a SPIFFE Workload API.
+/// Where SVIDs and trust come from: an authority that signs requests, or a SPIFFE Workload API, which hands out both
+/// ready-made.
 pub trait SvidSource: Send + Sync + 'static {
     /// The current certificate of `identity`, obtained first if there is none yet.
     fn svid(&self, identity: &SpiffeId) -> impl Future<Output = Result<Arc<Svid>, SvidError>> + Send;
+
+    /// Whom to believe from now on. The same `Arc` until it changes.
+    fn trust(&self) -> Arc<Trust>;
 }

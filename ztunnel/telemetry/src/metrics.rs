@@ -1,10 +1,7 @@
 //! The recorder, the names of all metrics of the data plane, and the counters that belong to no connection.
 
-use std::time::SystemTime;
-
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
-use model::SpiffeId;
 
 use crate::Ledgers;
 
@@ -26,7 +23,6 @@ pub mod names {
     pub const SET_ASIDE: &str = "ztunnel_endpoints_set_aside_total";
     pub const DECISIONS: &str = "ztunnel_policy_decisions_total";
     pub const PLAINTEXT: &str = "ztunnel_plaintext_connections_total";
-    pub const CERTIFICATE_EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
 }
 
 /// Renders what has been recorded.
@@ -83,10 +79,6 @@ pub fn describe() {
         "Inbound connections by what became of them and why, and by what would if what is audited were in force."
     );
     describe_counter!(names::PLAINTEXT, "Plaintext connections accepted where mutual TLS is accepted too.");
-    describe_gauge!(
-        names::CERTIFICATE_EXPIRY,
-        "When the certificate of an identity expires, in Unix seconds."
-    );
 }
 
 pub fn handshake_failed(reason: &'static str) {
@@ -121,11 +113,6 @@ pub fn endpoint_set_aside() {
 
 pub fn build_info(version: &'static str) {
     gauge!(names::BUILD, "component" => "ztunnel", "tag" => version).set(1.0);
-}
-
-pub fn certificate_issued(identity: &SpiffeId, not_after: SystemTime) {
-    let expiry = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    gauge!(names::CERTIFICATE_EXPIRY, "identity" => identity.to_string()).set(expiry.as_secs_f64());
 }
 
 /// Counts a pod as served for as long as it is held.

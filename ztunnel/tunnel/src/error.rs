@@ -3,7 +3,7 @@
 use std::{fmt, io, sync::Arc};
 
 use http::StatusCode;
-use model::{SpiffeId, SvidError, identity::TrustDomain};
+use model::{SpiffeId, SvidError, identity::TrustDomain, svid::NotALeaf};
 use rustls::AlertDescription;
 
 /// The step of making a tunnel that a deadline is about.
@@ -27,10 +27,12 @@ pub enum TlsFailure {
     ExpiredCertificate,
     #[error("the peer's certificate is not valid yet")]
     CertificateNotYetValid,
-    #[error("the peer is of trust domain {0}, which is not ours")]
+    #[error("the peer is of trust domain {0}, for which there is no bundle")]
     OtherTrustDomain(TrustDomain),
     #[error("the peer's certificate must have exactly one URI name, a SPIFFE id; it has {uris} URI names")]
     NotOneSpiffeId { uris: usize },
+    #[error("the peer's certificate is no X.509-SVID of a workload: {0}")]
+    NotALeaf(NotALeaf),
     #[error("the peer proved {found}, which is none of the identities expected")]
     PeerIdentity { found: SpiffeId },
     #[error("the peer's certificate or signature is bad: {0}")]
@@ -166,6 +168,7 @@ impl TlsFailure {
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
             Self::OtherTrustDomain(_) => "other_trust_domain",
             Self::NotOneSpiffeId { .. } => "not_one_spiffe_id",
+            Self::NotALeaf(_) => "bad_certificate",
             Self::PeerIdentity { .. } => "peer_identity",
             Self::BadCertificate(_) => "bad_certificate",
             Self::TlsVersion => "tls_version",

@@ -5,6 +5,7 @@
 
 mod failure;
 mod identities;
+mod roots;
 mod verify;
 mod watched;
 

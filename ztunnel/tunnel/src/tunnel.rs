@@ -69,7 +69,8 @@ impl<S: SvidSource> Tunnel<S> {
     pub async fn terminate(&self, tcp: TcpStream, identity: &SpiffeId) -> Result<Session, TerminateError> {
         let Inner { settings, identities, budget, .. } = &*self.0;
         let svid = self.0.svid::<TerminateError>(identity).await?;
-        let config = identities.of(&svid).map_err(TerminateError::Certificate)?.server();
+        let config =
+            identities.of(&svid, &self.0.svids.trust()).map_err(TerminateError::Certificate)?.server();
         without_delay(&tcp);
         let handshake = TlsAcceptor::from(config).accept(tcp);
         let stream = within(Phase::Tls, settings.deadlines.tls, handshake).await?.map_err(classify)?;
@@ -106,7 +107,11 @@ impl<S: SvidSource> Inner<S> {
     ) -> Result<(Live, Driver), DialError> {
         let deadlines = &self.settings.deadlines;
         let svid = self.svid::<DialError>(&key.source).await?;
-        let config = self.identities.of(&svid).map_err(DialError::Certificate)?.client(&key.expected);
+        let config = self
+            .identities
+            .of(&svid, &self.svids.trust())
+            .map_err(DialError::Certificate)?
+            .client(&key.expected);
         let tcp =
             within(Phase::Connect, deadlines.connect, connect(key.gateway)).await?.map_err(connecting)?;
         without_delay(&tcp);

@@ -1,8 +1,6 @@
 //! Who signs certificates.
 
-use std::sync::Arc;
-
-use model::{SpiffeId, TrustDomain, svid::TrustBundle};
+use model::{SpiffeId, TrustDomain};
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 
 /// Signs requests for certificates: the embedded CA, Istio's CA.
@@ -20,7 +18,8 @@ pub trait CertificateAuthority: Send + Sync + 'static {
 pub struct Issued {
     /// Leaf first, then intermediates; never the root.
     pub chain: Vec<CertificateDer<'static>>,
-    pub roots: Arc<TrustBundle>,
+    /// Of the identity's trust domain: what peers will be held against.
+    pub roots: Vec<CertificateDer<'static>>,
 }
 
 /// Why there is no certificate.

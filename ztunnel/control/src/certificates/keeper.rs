@@ -8,16 +8,15 @@ use std::{
 use model::{SpiffeId, Svid};
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use super::{
-    CertificateAuthority, CertificateEvent, CertificateSettings, Shared, authority::AuthorityError,
-    request::Request,
-};
+use super::{CertificateAuthority, CertificateEvent, Shared, authority::AuthorityError, request::Request};
 
 /// A node that starts wants many certificates at once; the authority serves other nodes too.
 const AT_ONCE: usize = 16;
+/// Of these, how many may be such that no connection waits for.
+const AT_ONCE_AHEAD: usize = 12;
 /// The wall clock can be set and the machine suspended: look again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -25,7 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 pub(super) async fn keep(shared: Arc<Shared>, authority: Arc<impl CertificateAuthority>) {
     let mut issuing = JoinSet::new();
     loop {
-        for identity in shared.begin_due(AT_ONCE - issuing.len().min(AT_ONCE)) {
+        shared.trust.forget(shared.now());
+        for identity in shared.begin_due(issuing.len()) {
             issuing.spawn(issue_into(Arc::clone(&shared), Arc::clone(&authority), identity));
         }
         let pause = if issuing.len() < AT_ONCE { shared.until_due() } else { LOOK_AGAIN };
@@ -38,18 +38,21 @@ pub(super) async fn keep(shared: Arc<Shared>, authority: Arc<impl CertificateAut
 }
 
 impl Shared {
-    /// Marks up to `limit` of those due as being issued, the longest due first.
-    fn begin_due(&self, limit: usize) -> Vec<SpiffeId> {
+    /// Marks those due as being issued, as many as may be besides the `under_way`: first those that connections wait
+    /// for, then the longest due.
+    fn begin_due(&self, under_way: usize) -> Vec<SpiffeId> {
         let now = self.now();
         let entries = self.entries.lock();
         let mut due: Vec<_> = entries
             .iter()
-            .map(|(identity, entry)| (entry.borrow().due, identity, entry))
-            .filter(|(due, _, entry)| *due <= now && !entry.borrow().issuing)
+            .map(|(identity, entry)| (entry.receiver_count() == 0, entry.borrow().due, identity, entry))
+            .filter(|(_, due, _, entry)| *due <= now && !entry.borrow().issuing)
             .collect();
-        due.sort_by_key(|(due, identity, _)| (*due, *identity));
-        let begun = due.into_iter().take(limit);
-        begun.map(|(_, identity, entry)| begin(identity, entry)).collect()
+        due.sort_by_key(|(ahead, due, identity, _)| (*ahead, *due, *identity));
+        let places = (under_way..).zip(due);
+        let begun =
+            places.take_while(|(place, (ahead, ..))| *place < if *ahead { AT_ONCE_AHEAD } else { AT_ONCE });
+        begun.map(|(_, (_, _, identity, entry))| begin(identity, entry)).collect()
     }
 
     fn until_due(&self) -> Duration {
@@ -61,17 +64,17 @@ impl Shared {
     }
 
     /// The entry is gone if nobody uses the identity any more.
-    fn finish(&self, identity: &SpiffeId, result: Result<Svid, AuthorityError>) {
+    fn finish(&self, identity: &SpiffeId, result: Result<Svid, AuthorityError>, took: Duration) {
         let (now, jitter) = (self.now(), rand::random::<f64>());
         let event = match &result {
             Ok(svid) => {
                 tracing::info!(%identity, serial = svid.serial, "certificate issued");
-                CertificateEvent::Issued { identity: identity.clone(), not_after: svid.not_after }
+                CertificateEvent::Issued { identity: identity.clone(), took }
             }
             Err(error) => {
                 let reason = error.reason();
-                tracing::warn!(%identity, reason, %error, "no certificate");
-                CertificateEvent::Failed { identity: identity.clone(), reason }
+                tracing::warn!(%identity, reason, %error, "no certificate; trying again");
+                CertificateEvent::Failed { identity: identity.clone(), reason, took }
             }
         };
         if let Some(entry) = self.entries.lock().get(identity) {
@@ -94,18 +97,23 @@ fn begin(identity: &SpiffeId, entry: &tokio::sync::watch::Sender<super::Entry>) 
 }
 
 async fn issue_into(shared: Arc<Shared>, authority: Arc<impl CertificateAuthority>, identity: SpiffeId) {
-    let result = issue(&*authority, &identity, &shared.settings).await;
-    shared.finish(&identity, result);
+    let started = Instant::now();
+    let result = issue(&*authority, &identity, &shared).await;
+    shared.finish(&identity, result, started.elapsed());
 }
 
-/// A fresh key for every certificate.
+/// A fresh key for every certificate. The roots are believed before anybody is shown what chains to them.
 async fn issue(
     authority: &impl CertificateAuthority,
     identity: &SpiffeId,
-    settings: &CertificateSettings,
+    shared: &Shared,
 ) -> Result<Svid, AuthorityError> {
     let request = Request::new(identity)?;
     let signing = authority.sign(identity, request.der());
-    let issued = timeout(settings.issue_deadline, signing).await.map_err(|_| AuthorityError::Deadline)??;
-    request.into_svid(issued, (settings.clock)())
+    let deadline = shared.settings.issue_deadline;
+    let issued = timeout(deadline, signing).await.map_err(|_| AuthorityError::Deadline)??;
+    let roots = issued.roots.clone();
+    let svid = request.into_svid(issued, shared.trust.given_own().as_deref(), shared.now())?;
+    shared.trust.learn(&roots, svid.not_after, shared.now());
+    Ok(svid)
 }

@@ -1,14 +1,19 @@
 //! A key and its signing request, and the check that the answer is a certificate for just that.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use model::{SpiffeId, Svid, svid::SvidKey};
+use model::{
+    SpiffeId, Svid,
+    svid::{Leaf, SvidKey, TrustBundle},
+};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
 use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
-use super::{AuthorityError, Issued};
+use super::{AuthorityError, Issued, chain, trust::MAX_ROOTS};
+
+/// A leaf and its intermediates.
+const MAX_CHAIN: usize = 16;
 
 pub(super) struct Request {
     identity: SpiffeId,
@@ -22,14 +27,13 @@ impl Request {
     /// A fresh ECDSA P-256 key and a request with an empty subject and the identity as its only name.
     pub(super) fn new(identity: &SpiffeId) -> Result<Self, AuthorityError> {
         let unmade = |error: rcgen::Error| AuthorityError::Request(error.to_string());
-        let mut key = KeyPair::generate().map_err(unmade)?;
+        let key = Zeroizing::new(KeyPair::generate().map_err(unmade)?);
         let mut parameters = CertificateParams::default();
         parameters.distinguished_name = DistinguishedName::new();
         parameters.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().map_err(unmade)?)];
-        let der = parameters.serialize_request(&key).map_err(unmade)?.into();
+        let der = parameters.serialize_request(&*key).map_err(unmade)?.into();
         let public_key = key.subject_public_key_info();
         let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        key.zeroize();
         Ok(Self { identity: identity.clone(), der, public_key, key: SvidKey::new(secret) })
     }
 
@@ -37,48 +41,39 @@ impl Request {
         &self.der
     }
 
-    /// Trusts the authority with nothing that can be checked here.
-    pub(super) fn into_svid(self, issued: Issued, now: SystemTime) -> Result<Svid, AuthorityError> {
+    /// Trusts the authority with nothing that can be checked here. `roots` are those that the chain must end in, if
+    /// that is not left to the authority.
+    pub(super) fn into_svid(
+        self,
+        issued: Issued,
+        roots: Option<&TrustBundle>,
+        now: SystemTime,
+    ) -> Result<Svid, AuthorityError> {
         let wrong = |what: &str| AuthorityError::Answer(what.to_owned());
         let leaf = issued.chain.first().ok_or_else(|| wrong("an empty chain"))?;
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| wrong("not a certificate"))?;
-        if only_name(&leaf) != Some(self.identity.as_str()) {
-            return Err(wrong("another name than the identity"));
+        let leaf = Leaf::parse_own(leaf).map_err(|error| AuthorityError::Answer(error.to_string()))?;
+        if leaf.identity != self.identity {
+            return Err(AuthorityError::Answer(format!("another identity, {}", leaf.identity)));
         }
-        if leaf.public_key().raw != self.public_key {
+        if leaf.public_key != self.public_key {
             return Err(wrong("another key"));
         }
-        let (not_before, not_after) =
-            (instant(leaf.validity().not_before), instant(leaf.validity().not_after));
-        if not_after <= now {
+        if leaf.not_after <= now {
             return Err(wrong("it has expired already"));
         }
-        if issued.roots.trust_domain != *self.identity.trust_domain() || issued.roots.roots.is_empty() {
-            return Err(wrong("no roots of the identity's trust domain"));
+        if issued.chain.len() > MAX_CHAIN || issued.roots.len() > MAX_ROOTS {
+            return Err(wrong("more certificates than any chain has"));
         }
-        let serial = leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+        let roots = roots.map_or(&issued.roots, |given| &given.roots);
+        chain::verify(&issued.chain, roots, now)
+            .map_err(|error| AuthorityError::Answer(format!("its chain does not hold: {error}")))?;
         Ok(Svid {
             identity: self.identity,
             chain: issued.chain,
             key: self.key,
-            roots: issued.roots,
-            not_before,
-            not_after,
-            serial,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            serial: leaf.serial,
         })
     }
-}
-
-/// The URI, if that is all the certificate is named.
-pub(super) fn only_name<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a str> {
-    let names = certificate.subject_alternative_name().ok()??;
-    match names.value.general_names[..] {
-        [GeneralName::URI(uri)] => Some(uri),
-        _ => None,
-    }
-}
-
-pub(super) fn instant(time: ASN1Time) -> SystemTime {
-    let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }

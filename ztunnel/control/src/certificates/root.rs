@@ -22,10 +22,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use zeroize::Zeroizing;
 
-use super::{
-    embedded::BACKDATED,
-    request::{instant, only_name},
-};
+use super::{embedded::BACKDATED, signing};
 
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const MAX_FILE_BYTES: u64 = 64 << 10;
@@ -174,35 +171,30 @@ impl RootFiles<'_> {
 
     fn check(
         &self,
-        certificate: &CertificateDer<'_>,
+        certificate: &CertificateDer<'static>,
         key: &KeyPair,
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<SystemTime, RootError> {
         let path = self.certificate;
         let parsed = X509Certificate::from_der(certificate);
-        let (_, certificate) = parsed.map_err(|_| unfit(path, "not an X.509 certificate"))?;
-        if certificate.public_key().raw != key.subject_public_key_info() {
+        let (_, parsed) = parsed.map_err(|_| unfit(path, "not an X.509 certificate"))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
             let (key, certificate) = (self.key.to_owned(), path.to_owned());
             return Err(RootError::Mismatch { key, certificate });
         }
-        if !certificate.is_ca() || certificate.subject() != certificate.issuer() {
-            return Err(unfit(path, "expected the self-signed certificate of a certificate authority"));
+        let signing =
+            signing::check(certificate, Some(trust_domain)).map_err(|problem| unfit(path, problem))?;
+        if !signing.is_self_signed {
+            return Err(unfit(
+                path,
+                "expected a self-signed certificate; one of an external PKI belongs under `intermediate`",
+            ));
         }
-        let usage = certificate.key_usage().map_err(|error| unfit(path, error.to_string()))?;
-        if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-            return Err(unfit(path, "its key usage lacks keyCertSign"));
-        }
-        // A root that says of which trust domain it is must not vouch for another.
-        if only_name(&certificate).is_some_and(|name| name != root_name(trust_domain)) {
-            return Err(unfit(path, format!("it is not the root of trust domain {trust_domain}")));
-        }
-        let validity = certificate.validity();
-        let not_after = instant(validity.not_after);
-        if now < instant(validity.not_before) || now >= not_after {
+        if now < signing.not_before || now >= signing.not_after {
             return Err(RootError::NotValidNow { path: path.to_owned() });
         }
-        Ok(not_after)
+        Ok(signing.not_after)
     }
 }
 

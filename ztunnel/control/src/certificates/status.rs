@@ -1,11 +1,11 @@
 //! What is shown and told of certificates: never the key.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use model::SpiffeId;
 use serde::Serialize;
 
-use super::entry::Entry;
+use super::{audit::Change, entry::Entry};
 use crate::instant::{rfc3339, rfc3339_option};
 
 /// One identity's certificate as the admin endpoint shows it.
@@ -45,8 +45,17 @@ pub enum CertificateState {
 /// What happened, for metrics.
 #[derive(Clone, Debug)]
 pub enum CertificateEvent {
-    Issued { identity: SpiffeId, not_after: SystemTime },
-    Failed { identity: SpiffeId, reason: &'static str },
+    Issued {
+        identity: SpiffeId,
+        took: Duration,
+    },
+    Failed {
+        identity: SpiffeId,
+        reason: &'static str,
+        took: Duration,
+    },
+    /// What the mesh's identities rest on is not what it was.
+    Changed(Change),
 }
 
 impl CertificateStatus {

@@ -147,6 +147,51 @@ fn what_never_reaches_a_policy_is_refused_by_name() {
     assert_eq!(verdict(&strict), "plaintext_in_strict");
 }
 
+/// Fails if a partner passes where it is not federated with, or an alias's workload is taken for another.
+#[test]
+fn federated_peers_are_judged_by_policy_and_aliases_are_one_workload() {
+    let domain = |text: &str| text.parse::<crate::TrustDomain>().unwrap();
+    let server = Arc::new(workload(&["10.0.0.2"]));
+    let own = server.identity.trust_domain().clone();
+    let mut snapshot = Snapshot::default();
+    snapshot.set_trust_domains(crate::TrustDomains::new(own.clone(), [domain("old")], [domain("partner")]));
+    let id = |domain: &crate::TrustDomain| SpiffeId::new(domain.clone(), "a", "x").unwrap();
+    let reason = |snapshot: &Snapshot, peer: &SpiffeId| {
+        let verdict =
+            authorize_inbound(snapshot, &server, &facts(Some(peer), "10.0.0.1:4000", "10.0.0.2:80"));
+        verdict.decision.map_or_else(|refusal| refusal.reason(), |_| "allowed")
+    };
+    for (peer, expected) in [("old", "allowed"), ("partner", "allowed"), ("stranger", "other_trust_domain")] {
+        assert_eq!(reason(&snapshot, &id(&domain(peer))), expected, "{peer}");
+    }
+    // Each spelling of a policy means the workload by any name, found by index and by trying, for and against.
+    for spelling in [id(&own), id(&domain("old"))] {
+        let policy = |action, field: &str, principal: serde_json::Value| -> Policy {
+            serde_json::from_value(serde_json::json!({
+                "name": "p", "namespace": &*server.namespace, "scope": "Namespace", "action": action,
+                "rules": [[[{ field: [principal] }]]],
+            }))
+            .unwrap()
+        };
+        let exact = serde_json::json!({ "exact": spelling.principal() });
+        let prefix = serde_json::json!({ "prefix": spelling.principal() });
+        for (action, field, principal, same, other) in [
+            ("Allow", "principals", &exact, "allowed", "not_allowed"),
+            ("Allow", "principals", &prefix, "allowed", "not_allowed"),
+            ("Deny", "principals", &exact, "denied_by_policy", "allowed"),
+            ("Allow", "notPrincipals", &exact, "not_allowed", "allowed"),
+            ("Deny", "notPrincipals", &exact, "allowed", "denied_by_policy"),
+        ] {
+            let mut snapshot = snapshot.clone();
+            snapshot.insert_policy(policy(action, field, principal.clone()));
+            for (peer, expected) in [(&own, same), (&domain("old"), same), (&domain("partner"), other)] {
+                let found = reason(&snapshot, &id(peer));
+                assert_eq!(found, expected, "{action} {field} {spelling}: {peer}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_policy_that_is_named_but_unknown_refuses() {
     let mut server = workload(&["10.0.0.2"]);

@@ -41,8 +41,11 @@ pub(super) fn explain(
     let pod = mesh.pods.get(&destination.uid).copied();
     let ruling = mtls(mesh.snapshot, destination, target.port(), pod);
     told.say("mutual TLS", format!("{} by the {}", mode(ruling.mode), level(&ruling.level)));
+    let domains = mesh.snapshot.trust_domains();
+    let other_names = peer.map(|peer| domains.other_names(peer)).unwrap_or_default();
     let attributes = Attributes {
         peer,
+        other_names: &other_names,
         source_ip: client.ip(),
         destination_ip: target.ip(),
         destination_port: target.port(),

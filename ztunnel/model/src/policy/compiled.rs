@@ -89,13 +89,13 @@ fn spelled_as_compared(mut m: Match) -> Match {
 impl Match {
     fn holds(&self, a: &Attributes<'_>) -> bool {
         let namespace = a.peer.map(SpiffeId::namespace);
-        let principal = a.peer.map(SpiffeId::principal);
+        let principal = |m: &StringMatch| a.principals().any(|principal| m.holds(Some(principal)));
         let account = |m: &ServiceAccountMatch| {
             a.peer.is_some_and(|p| p.namespace() == m.namespace && p.service_account() == m.service_account)
         };
         field(&self.namespaces, &self.not_namespaces, |m| m.holds(namespace))
             && field(&self.service_accounts, &self.not_service_accounts, account)
-            && field(&self.principals, &self.not_principals, |m| m.holds(principal))
+            && field(&self.principals, &self.not_principals, principal)
             && field(&self.source_ips, &self.not_source_ips, |net| net.contains(&a.source_ip))
             && field(&self.destination_ips, &self.not_destination_ips, |net| net.contains(&a.destination_ip))
             && field(&self.destination_ports, &self.not_destination_ports, |&p| p == a.destination_port)

@@ -106,13 +106,18 @@ impl RuleIndex {
         let namespace = a.peer.and_then(|peer| self.namespaces.get(peer.namespace()));
         let by_identity = [
             Some(&self.any),
-            a.peer.and_then(|peer| self.principals.get(peer.principal())),
             namespace.map(|namespace| &namespace.any),
             namespace.and_then(|namespace| namespace.accounts.get(a.peer?.service_account())),
         ];
         let by_address = self.sources.around(a.source_ip).chain(self.destinations.around(a.destination_ip));
+        let by_principal = a.principals().filter_map(|principal| self.principals.get(principal));
         let port = a.destination_port;
-        by_identity.into_iter().flatten().chain(by_address).flat_map(move |rules| rules.at(port))
+        by_identity
+            .into_iter()
+            .flatten()
+            .chain(by_principal)
+            .chain(by_address)
+            .flat_map(move |rules| rules.at(port))
     }
 
     fn insert(&mut self, policy: &Arc<Compiled>) {

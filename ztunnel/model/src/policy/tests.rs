@@ -24,6 +24,7 @@ impl Request {
     pub(crate) fn attributes(&self) -> Attributes<'_> {
         Attributes {
             peer: self.peer.as_ref(),
+            other_names: &[],
             source_ip: self.source_ip,
             destination_ip: self.destination_ip,
             destination_port: self.destination_port,

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use model::{SpiffeId, Svid, SvidError};
+use model::{SpiffeId, Svid, SvidError, Trust, svid::TrustBundle};
 use tokio::net::TcpStream;
 
 use super::*;
@@ -18,6 +18,11 @@ struct NoSockets;
 impl SvidSource for NoSvids {
     async fn svid(&self, identity: &SpiffeId) -> Result<Arc<Svid>, SvidError> {
         Err(SvidError::Expired(identity.clone()))
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        let trust_domain = "cluster.local".parse().unwrap();
+        Arc::new(Trust::alone(TrustBundle { trust_domain, roots: Vec::new() }))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use model::{
-    SpiffeId, Svid, SvidError, SvidSource, TrustDomain,
+    SpiffeId, Svid, SvidError, SvidSource, Trust, TrustDomain,
     svid::{SvidKey, TrustBundle},
 };
 use rcgen::{
@@ -18,7 +18,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub(crate) struct TestAuthority {
     issuer: Issuer<'static, KeyPair>,
-    bundle: Arc<TrustBundle>,
+    trust: Arc<Trust>,
     issued: Mutex<HashMap<SpiffeId, Arc<Svid>>>,
 }
 
@@ -31,7 +31,11 @@ impl TestAuthority {
         params.distinguished_name.push(DnType::OrganizationName, "test root");
         let root = params.self_signed(&key).unwrap().der().clone();
         let bundle = TrustBundle { trust_domain: trust_domain.clone(), roots: vec![root] };
-        Self { issuer: Issuer::new(params, key), bundle: Arc::new(bundle), issued: Mutex::default() }
+        Self {
+            issuer: Issuer::new(params, key),
+            trust: Arc::new(Trust::alone(bundle)),
+            issued: Mutex::default(),
+        }
     }
 
     fn issue(&self, identity: &SpiffeId) -> Svid {
@@ -47,7 +51,6 @@ impl TestAuthority {
             identity: identity.clone(),
             chain: vec![certificate.der().clone()],
             key: SvidKey::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()))),
-            roots: Arc::clone(&self.bundle),
             not_before: now,
             not_after: now + Duration::from_secs(3600),
             serial: "01".into(),
@@ -59,5 +62,9 @@ impl SvidSource for TestAuthority {
     async fn svid(&self, identity: &SpiffeId) -> Result<Arc<Svid>, SvidError> {
         let mut issued = self.issued.lock().unwrap();
         Ok(Arc::clone(issued.entry(identity.clone()).or_insert_with(|| Arc::new(self.issue(identity)))))
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use model::svid::NotALeaf;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible};
 
 use super::verify::IdentityError;
@@ -70,7 +71,8 @@ fn is_version(incompatible: &PeerIncompatible) -> bool {
 impl From<IdentityError> for TlsFailure {
     fn from(error: IdentityError) -> Self {
         match error {
-            IdentityError::NotOneSpiffeId { uris } => Self::NotOneSpiffeId { uris },
+            IdentityError::NotALeaf(NotALeaf::NotOneSpiffeId { uris }) => Self::NotOneSpiffeId { uris },
+            IdentityError::NotALeaf(why) => Self::NotALeaf(why),
             IdentityError::OtherTrustDomain(trust_domain) => Self::OtherTrustDomain(trust_domain),
             IdentityError::Unexpected(found) => Self::PeerIdentity { found },
         }

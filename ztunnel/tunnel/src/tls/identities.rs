@@ -1,24 +1,26 @@
 //! The TLS configurations of the local identities: one set for each certificate, made once and not for each
 //! handshake. They follow the certificates: a renewed one replaces its predecessor's, a dropped one takes its own away.
+//! And they follow trust: the first handshake after a change goes by the bundles then in force.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
 };
 
-use model::{SpiffeId, Svid};
+use model::{SpiffeId, Svid, Trust};
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, Error, RootCertStore, ServerConfig,
+    ClientConfig, Error, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 
 use super::{
     ALPN,
+    roots::Roots,
     verify::{ExpectedServer, TrustDomainClients},
 };
 
@@ -27,6 +29,8 @@ const MAX_IDENTITIES: usize = 4096;
 
 pub(crate) struct Identities {
     provider: Arc<CryptoProvider>,
+    /// Those of the trust in force.
+    roots: Mutex<Option<Arc<Roots>>>,
     known: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
 }
 
@@ -36,23 +40,23 @@ pub(crate) struct Identity {
     server: Arc<ServerConfig>,
     /// Expects nobody: each connection puts its own expectations in.
     client: ClientConfig,
-    roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
+    roots: Arc<Roots>,
 }
 
 impl Identities {
     pub(crate) fn new() -> Self {
-        Self { provider: Arc::new(provider()), known: Mutex::default() }
+        Self { provider: Arc::new(provider()), roots: Mutex::default(), known: Mutex::default() }
     }
 
-    /// The configurations of a certificate that its source gave just now.
-    pub(crate) fn of(&self, svid: &Arc<Svid>) -> Result<Arc<Identity>, Error> {
+    /// The configurations of a certificate and the trust that their source gave just now.
+    pub(crate) fn of(&self, svid: &Arc<Svid>, trust: &Arc<Trust>) -> Result<Arc<Identity>, Error> {
         if let Some(identity) = self.known.lock().get(&svid.identity)
             && identity.is_of(svid)
+            && identity.roots.is_of(trust)
         {
             return Ok(Arc::clone(identity));
         }
-        let identity = Arc::new(Identity::new(svid, &self.provider)?);
+        let identity = Arc::new(Identity::new(svid, self.roots(trust)?, &self.provider)?);
         let mut known = self.known.lock();
         if known.len() >= MAX_IDENTITIES {
             known.clear();
@@ -60,6 +64,16 @@ impl Identities {
         known.insert(svid.identity.clone(), Arc::clone(&identity));
         known.retain(|_, identity| identity.is_current());
         Ok(identity)
+    }
+
+    fn roots(&self, trust: &Arc<Trust>) -> Result<Arc<Roots>, Error> {
+        let mut known = self.roots.lock();
+        if let Some(roots) = known.as_ref().filter(|roots| roots.is_of(trust)) {
+            return Ok(Arc::clone(roots));
+        }
+        let roots = Arc::new(Roots::new(trust, &self.provider)?);
+        *known = Some(Arc::clone(&roots));
+        Ok(roots)
     }
 
     /// Forgets the keys of certificates that nobody holds any more.
@@ -76,23 +90,21 @@ impl Identity {
     /// To connect to a server that must prove one of `expected`.
     pub(crate) fn client(&self, expected: &[SpiffeId]) -> Arc<ClientConfig> {
         let mut config = self.client.clone();
-        let verifier = expecting(expected.into(), &self.roots, &self.provider);
+        let verifier = expecting(expected.into(), &self.roots);
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         Arc::new(config)
     }
 
-    fn new(svid: &Arc<Svid>, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+    fn new(svid: &Arc<Svid>, roots: Arc<Roots>, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
         let key = aws_lc_rs::sign::any_supported_type(svid.key.expose())?;
         let certified = CertifiedKey::new(svid.chain.clone(), key);
         certified.keys_match()?;
         let certified = Arc::new(SingleCertAndKey::from(certified));
-        let roots = Arc::new(root_store(svid)?);
         Ok(Self {
             svid: Arc::downgrade(svid),
-            server: Arc::new(server(svid, &roots, Arc::clone(&certified), provider)?),
+            server: Arc::new(server(&roots, Arc::clone(&certified), provider)?),
             client: client(&roots, certified, provider)?,
             roots,
-            provider: Arc::clone(provider),
         })
     }
 
@@ -115,22 +127,12 @@ fn provider() -> CryptoProvider {
     }
 }
 
-fn root_store(svid: &Svid) -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
-    svid.roots.roots.iter().try_for_each(|root| roots.add(root.clone()))?;
-    Ok(roots)
-}
-
 fn server(
-    svid: &Svid,
-    roots: &Arc<RootCertStore>,
+    roots: &Arc<Roots>,
     certified: Arc<SingleCertAndKey>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<ServerConfig, Error> {
-    let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| Error::General(error.to_string()))?;
-    let verifier = TrustDomainClients { chain, trust_domain: svid.identity.trust_domain().clone() };
+    let verifier = TrustDomainClients { roots: Arc::clone(roots) };
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -142,11 +144,11 @@ fn server(
 }
 
 fn client(
-    roots: &Arc<RootCertStore>,
+    roots: &Arc<Roots>,
     certified: Arc<SingleCertAndKey>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<ClientConfig, Error> {
-    let nobody = expecting([].into(), roots, provider);
+    let nobody = expecting([].into(), roots);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -158,13 +160,8 @@ fn client(
     Ok(config)
 }
 
-fn expecting(
-    expected: Box<[SpiffeId]>,
-    roots: &Arc<RootCertStore>,
-    provider: &CryptoProvider,
-) -> ExpectedServer {
-    let algorithms = provider.signature_verification_algorithms;
-    ExpectedServer { roots: Arc::clone(roots), expected, algorithms }
+fn expecting(expected: Box<[SpiffeId]>, roots: &Arc<Roots>) -> ExpectedServer {
+    ExpectedServer { roots: Arc::clone(roots), expected }
 }
 
 #[cfg(test)]
@@ -182,16 +179,22 @@ mod tests {
             format!("spiffe://cluster.local/ns/default/sa/{service_account}").parse().unwrap();
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::default().self_signed(&key).unwrap().der().clone();
-        let trust_domain = identity.trust_domain().clone();
         Arc::new(Svid {
             identity,
-            chain: vec![certificate.clone()],
+            chain: vec![certificate],
             key: SvidKey::new(PrivateKeyDer::try_from(key.serialize_der()).unwrap()),
-            roots: Arc::new(TrustBundle { trust_domain, roots: vec![certificate] }),
             not_before: SystemTime::now(),
             not_after: SystemTime::now(),
             serial: String::new(),
         })
+    }
+
+    fn trust() -> Arc<Trust> {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        let trust_domain = "cluster.local".parse().unwrap();
+        Arc::new(Trust::alone(TrustBundle { trust_domain, roots: vec![root] }))
     }
 
     /// Fails if a handshake parses the key again.
@@ -199,13 +202,15 @@ mod tests {
     fn a_configuration_is_made_once_for_each_certificate() {
         let identities = Identities::new();
         let (first, renewed) = (svid("a"), svid("a"));
-        let made = identities.of(&first).unwrap();
-        assert!(Arc::ptr_eq(&made, &identities.of(&first).unwrap()));
-        assert!(Arc::ptr_eq(&made.server(), &identities.of(&first).unwrap().server()));
-        assert!(
-            !Arc::ptr_eq(&made, &identities.of(&renewed).unwrap()),
-            "a renewed certificate is used at once"
-        );
+        let (trust, changed) = (trust(), trust());
+        let made = identities.of(&first, &trust).unwrap();
+        assert!(Arc::ptr_eq(&made, &identities.of(&first, &trust).unwrap()));
+        assert!(Arc::ptr_eq(&made.server(), &identities.of(&first, &trust).unwrap().server()));
+        let new = identities.of(&renewed, &trust).unwrap();
+        assert!(!Arc::ptr_eq(&made, &new), "a renewed certificate is used at once");
+        assert!(Arc::ptr_eq(&made.roots, &new.roots), "roots are parsed once for all");
+        let changed = identities.of(&renewed, &changed).unwrap();
+        assert!(!Arc::ptr_eq(&changed.roots, &new.roots), "a change of trust is in force at once");
     }
 
     /// Fails if the keys of pods long gone stay in memory.
@@ -213,8 +218,9 @@ mod tests {
     fn what_nobody_holds_is_forgotten() {
         let identities = Identities::new();
         let (gone, stays) = (svid("gone"), svid("stays"));
-        identities.of(&gone).unwrap();
-        identities.of(&stays).unwrap();
+        let trust = trust();
+        identities.of(&gone, &trust).unwrap();
+        identities.of(&stays, &trust).unwrap();
         drop(gone);
         identities.sweep();
         assert_eq!(identities.known.lock().keys().collect::<Vec<_>>(), [&stays.identity]);

@@ -1,98 +1,62 @@
-//! Who may be at the other end: the chain to the mesh's roots first, by rustls, then the one SPIFFE id.
+//! Who may be at the other end. The certificate says of which trust domain it is, and it must chain to that domain's
+//! own bundle: whatever roots are believed otherwise, none vouches for another's workloads.
 //!
 //! X509-SVID specification, section 2: exactly one URI SAN, and no more than one. Istio's own proxy accepts
 //! several; we do not.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
-use model::{SpiffeId, identity::TrustDomain};
+use model::{
+    SpiffeId,
+    identity::TrustDomain,
+    svid::{Leaf, NotALeaf},
+};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    crypto::verify_tls13_signature,
     server::{
         ParsedCertificate,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::roots::Roots;
 
 /// What is wrong with the identity in a certificate that is otherwise good.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum IdentityError {
-    #[error("the certificate has {uris} URI names and needs one, a SPIFFE id")]
-    NotOneSpiffeId { uris: usize },
-    #[error("{0} is not the local trust domain")]
+    #[error(transparent)]
+    NotALeaf(#[from] NotALeaf),
+    #[error("there is no bundle for trust domain {0}")]
     OtherTrustDomain(TrustDomain),
     #[error("{0} is none of the identities expected")]
     Unexpected(SpiffeId),
 }
 
-/// Accepts clients of one trust domain.
+/// Accepts clients of the trust domains for which there is a bundle.
 #[derive(Debug)]
 pub(super) struct TrustDomainClients {
-    pub(super) chain: Arc<dyn ClientCertVerifier>,
-    pub(super) trust_domain: TrustDomain,
+    pub(super) roots: Arc<Roots>,
 }
 
 /// Accepts a server that proves one of the identities expected.
+#[derive(Debug)]
 pub(super) struct ExpectedServer {
-    pub(super) roots: Arc<RootCertStore>,
+    pub(super) roots: Arc<Roots>,
     pub(super) expected: Box<[SpiffeId]>,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
-}
-
-/// The one SPIFFE id of a certificate.
-pub(super) fn identity_of(certificate: &CertificateDer<'_>) -> Result<SpiffeId, IdentityError> {
-    identity_and_end(certificate).map(|(identity, _)| identity)
 }
 
 /// The one SPIFFE id of a certificate, and when the certificate ends.
 pub(super) fn identity_and_end(
     certificate: &CertificateDer<'_>,
 ) -> Result<(SpiffeId, SystemTime), IdentityError> {
-    let none = || IdentityError::NotOneSpiffeId { uris: 0 };
-    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| none())?;
-    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-    let names = certificate.subject_alternative_name().map_err(|_| none())?.ok_or_else(none)?;
-    let uris: Vec<&str> = names.value.general_names.iter().filter_map(uri).collect();
-    let [uri] = uris[..] else { return Err(IdentityError::NotOneSpiffeId { uris: uris.len() }) };
-    let identity = uri.parse().map_err(|_| IdentityError::NotOneSpiffeId { uris: 1 })?;
-    Ok((identity, SystemTime::UNIX_EPOCH + Duration::from_secs(end)))
-}
-
-fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
-    match name {
-        GeneralName::URI(uri) => Some(uri),
-        _ => None,
-    }
-}
-
-impl TrustDomainClients {
-    fn admit(&self, leaf: &CertificateDer<'_>) -> Result<(), IdentityError> {
-        let client = identity_of(leaf)?;
-        if *client.trust_domain() == self.trust_domain {
-            Ok(())
-        } else {
-            Err(IdentityError::OtherTrustDomain(client.trust_domain().clone()))
-        }
-    }
-}
-
-impl ExpectedServer {
-    fn admit(&self, leaf: &CertificateDer<'_>) -> Result<(), IdentityError> {
-        let server = identity_of(leaf)?;
-        if self.expected.contains(&server) { Ok(()) } else { Err(IdentityError::Unexpected(server)) }
-    }
+    let leaf = Leaf::parse(certificate)?;
+    Ok((leaf.identity, leaf.not_after))
 }
 
 impl ClientCertVerifier for TrustDomainClients {
@@ -102,13 +66,15 @@ impl ClientCertVerifier for TrustDomainClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
-        self.admit(leaf)?;
-        Ok(verified)
+        let (client, _) = identity_and_end(leaf)?;
+        let Some(bundle) = self.roots.of(client.trust_domain()) else {
+            return Err(IdentityError::OtherTrustDomain(client.trust_domain().clone()).into());
+        };
+        bundle.clients.verify_client_cert(leaf, intermediates, now)
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        self.roots.hints()
     }
 
     fn verify_tls12_signature(
@@ -126,11 +92,11 @@ impl ClientCertVerifier for TrustDomainClients {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, self.roots.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.roots.algorithms().supported_schemes()
     }
 }
 
@@ -143,15 +109,16 @@ impl ServerCertVerifier for ExpectedServer {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let (server, _) = identity_and_end(leaf)?;
+        let Some(bundle) = self.roots.of(server.trust_domain()) else {
+            return Err(IdentityError::Unexpected(server).into());
+        };
         let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        self.admit(leaf)?;
+        let algorithms = self.roots.algorithms().all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &bundle.servers, intermediates, now, algorithms)?;
+        if !self.roots.are_among(&self.expected, &server) {
+            return Err(IdentityError::Unexpected(server).into());
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -170,11 +137,11 @@ impl ServerCertVerifier for ExpectedServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        verify_tls13_signature(message, certificate, signature, self.roots.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.roots.algorithms().supported_schemes()
     }
 }
 
@@ -182,11 +149,5 @@ impl ServerCertVerifier for ExpectedServer {
 impl From<IdentityError> for Error {
     fn from(error: IdentityError) -> Self {
         Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-    }
-}
-
-impl fmt::Debug for ExpectedServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExpectedServer").field("expected", &self.expected).finish_non_exhaustive()
     }
 }

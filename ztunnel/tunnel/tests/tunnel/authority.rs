@@ -7,9 +7,10 @@ use std::{
 };
 
 use model::{
-    SpiffeId, Svid, SvidError, SvidSource,
+    SpiffeId, Svid, SvidError, SvidSource, Trust,
     svid::{SvidKey, TrustBundle},
 };
+use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType, date_time_ymd,
@@ -24,8 +25,17 @@ pub(crate) struct Leaf {
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
-/// Certificates by the identity they are asked for, which need not be the one they prove.
-pub(crate) struct Certificates(HashMap<SpiffeId, Arc<Svid>>);
+/// A certificate, and whom its holder believes.
+pub(crate) struct Held {
+    pub(crate) svid: Svid,
+    trust: Arc<Trust>,
+}
+
+/// Certificates by the identity they are asked for, which need not be the one they prove, and whom to believe.
+pub(crate) struct Certificates {
+    svids: HashMap<SpiffeId, Arc<Svid>>,
+    trust: Mutex<Arc<Trust>>,
+}
 
 pub(crate) fn id(service_account: &str) -> SpiffeId {
     format!("spiffe://cluster.local/ns/default/sa/{service_account}").parse().unwrap()
@@ -55,22 +65,32 @@ impl Authority {
     }
 
     /// As it should be.
-    pub(crate) fn svid(&self, identity: &SpiffeId) -> Svid {
+    pub(crate) fn svid(&self, identity: &SpiffeId) -> Held {
         self.used_as(identity, self.leaf(&[&identity.to_string()], |_| {}))
     }
 
+    /// This authority's root as a bundle of `trust_domain`.
+    pub(crate) fn bundle(&self, trust_domain: &str) -> Arc<TrustBundle> {
+        let trust_domain = trust_domain.parse().unwrap();
+        Arc::new(TrustBundle { trust_domain, roots: vec![self.root()] })
+    }
+
+    /// What the mesh's own workloads believe: this authority alone.
+    pub(crate) fn trust(&self) -> Arc<Trust> {
+        Arc::new(Trust::alone((*self.bundle("cluster.local")).clone()))
+    }
+
     /// `leaf` in the hands of one who takes it for a certificate of `identity`, and who trusts this authority.
-    pub(crate) fn used_as(&self, identity: &SpiffeId, leaf: Leaf) -> Svid {
-        let roots = TrustBundle { trust_domain: identity.trust_domain().clone(), roots: vec![self.root()] };
-        Svid {
+    pub(crate) fn used_as(&self, identity: &SpiffeId, leaf: Leaf) -> Held {
+        let svid = Svid {
             identity: identity.clone(),
             chain: vec![leaf.certificate],
             key: SvidKey::new(leaf.key),
-            roots: Arc::new(roots),
             not_before: SystemTime::now(),
             not_after: SystemTime::now() + Duration::from_secs(3600),
             serial: "01".to_owned(),
-        }
+        };
+        Held { svid, trust: self.trust() }
     }
 }
 
@@ -84,17 +104,31 @@ pub(crate) fn expired(params: &mut CertificateParams) {
 }
 
 impl Certificates {
-    pub(crate) fn new(svids: impl IntoIterator<Item = Svid>) -> Arc<Self> {
-        let svids = svids.into_iter();
-        Arc::new(Self(svids.map(|svid| (svid.identity.clone(), Arc::new(svid))).collect()))
+    /// They trust whom the first of them trusts.
+    pub(crate) fn new(held: impl IntoIterator<Item = Held>) -> Arc<Self> {
+        let held: Vec<Held> = held.into_iter().collect();
+        let nobody = || TrustBundle { trust_domain: "cluster.local".parse().unwrap(), roots: Vec::new() };
+        let trust =
+            held.first().map_or_else(|| Arc::new(Trust::alone(nobody())), |held| Arc::clone(&held.trust));
+        let svids =
+            held.into_iter().map(|Held { svid, .. }| (svid.identity.clone(), Arc::new(svid))).collect();
+        Arc::new(Self { svids, trust: Mutex::new(trust) })
+    }
+
+    pub(crate) fn believe(&self, trust: Arc<Trust>) {
+        *self.trust.lock() = trust;
     }
 }
 
 impl SvidSource for Certificates {
     async fn svid(&self, identity: &SpiffeId) -> Result<Arc<Svid>, SvidError> {
-        self.0.get(identity).cloned().ok_or_else(|| SvidError::Unavailable {
+        self.svids.get(identity).cloned().ok_or_else(|| SvidError::Unavailable {
             identity: identity.clone(),
             cause: "not in this test".into(),
         })
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust.lock())
     }
 }

@@ -11,4 +11,5 @@ mod pool;
 mod raw;
 mod recorded;
 mod streams;
+mod trust;
 mod windows;

@@ -142,12 +142,22 @@ impl Server {
 
 /// Leave to connect to `to`, as `from`, through the proxy at `gateway`.
 pub(crate) fn permit(from: &str, to: &str, gateway: SocketAddr) -> Permit<TunnelRoute> {
+    permit_expecting(from, to, id(to), gateway)
+}
+
+/// The same where `expected` shall be proven there.
+pub(crate) fn permit_expecting(
+    from: &str,
+    to: &str,
+    expected: SpiffeId,
+    gateway: SocketAddr,
+) -> Permit<TunnelRoute> {
     let destination = Workload::new(WorkloadUid::new(to), to, id(to), vec![gateway.ip()]);
     let OriginalDst(authority) = OriginalDst("10.2.1.10:8080".parse().unwrap());
     let route = TunnelRoute {
         source_uid: WorkloadUid::new(from),
         source: id(from),
-        expected: vec![id(to)],
+        expected: vec![expected],
         gateway,
         authority,
         destination: Arc::new(destination),

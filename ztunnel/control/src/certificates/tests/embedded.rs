@@ -8,7 +8,7 @@ use super::*;
 async fn issued(ca: &EmbeddedCa, identity: &SpiffeId, now: SystemTime) -> Svid {
     let request = request::Request::new(identity).unwrap();
     let issued = ca.sign(identity, request.der()).await.unwrap();
-    request.into_svid(issued, now).unwrap()
+    request.into_svid(issued, None, now).unwrap()
 }
 
 #[tokio::test]
@@ -85,11 +85,11 @@ async fn an_answer_over_another_key_or_without_a_certificate_is_no_svid() {
     let (ca, _files) = embedded_ca(&clock);
     let (mine, other) = (request::Request::new(&id("a")).unwrap(), request::Request::new(&id("a")).unwrap());
     let issued = ca.sign(&id("a"), other.der()).await.unwrap();
-    let refused = mine.into_svid(issued.clone(), clock()).unwrap_err();
+    let refused = mine.into_svid(issued.clone(), None, clock()).unwrap_err();
     assert!(refused.to_string().contains("another key"), "{refused}");
-    let dated = other.into_svid(issued.clone(), clock() + 2 * LIFETIME).unwrap_err();
+    let dated = other.into_svid(issued.clone(), None, clock() + 2 * LIFETIME).unwrap_err();
     assert!(dated.to_string().contains("expired"), "{dated}");
     let nothing = Issued { chain: Vec::new(), ..issued };
-    let refused = request::Request::new(&id("a")).unwrap().into_svid(nothing, clock()).unwrap_err();
+    let refused = request::Request::new(&id("a")).unwrap().into_svid(nothing, None, clock()).unwrap_err();
     assert_eq!(refused.reason(), "bad_answer");
 }

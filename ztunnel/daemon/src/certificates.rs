@@ -1,0 +1,104 @@
+//! The source of certificates as configured, and its metrics: what an alert needs to know long before one expires.
+
+use std::{
+    fmt::Write,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use control::{
+    CertificateEvent, CertificateSettings, CertificateStatus, Certificates, EmbeddedCa, system_clock,
+};
+use metrics::{counter, describe_counter, describe_histogram, histogram};
+
+use crate::config::Config;
+
+const FETCH: &str = "ztunnel_certificate_fetch_seconds";
+const FAILURES: &str = "ztunnel_certificate_fetch_failures_total";
+const CHANGES: &str = "ztunnel_ca_configuration_changes_total";
+const EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
+const HOURS_LEFT: &str = "ztunnel_certificate_hours_left";
+
+pub(crate) fn describe() {
+    describe_histogram!(FETCH, "How long the authority took to answer, in seconds, by result.");
+    describe_counter!(FAILURES, "Certificates that the authority did not give, by reason.");
+    describe_counter!(
+        CHANGES,
+        "Changes of what identities rest on: roots, an intermediate, a bundle of another trust domain."
+    );
+}
+
+pub(crate) fn start(config: &Config) -> anyhow::Result<Certificates> {
+    let authority = EmbeddedCa::open(
+        &config.ca_key,
+        &config.ca_certificate,
+        config.trust_domain.clone(),
+        config.certificate_lifetime.0,
+        system_clock(),
+    )?;
+    let mut settings = CertificateSettings::new(config.trust_domain.clone());
+    settings.events = Arc::new(|event| record(&event));
+    Ok(Certificates::start(authority, settings))
+}
+
+fn record(event: &CertificateEvent) {
+    match event {
+        CertificateEvent::Issued { took, .. } => fetched("issued", *took),
+        CertificateEvent::Failed { reason, took, .. } => {
+            fetched("failed", *took);
+            counter!(FAILURES, "reason" => *reason).increment(1);
+        }
+        CertificateEvent::Changed(what) => counter!(CHANGES, "change" => what.as_str()).increment(1),
+    }
+}
+
+fn fetched(result: &'static str, took: Duration) {
+    histogram!(FETCH, "result" => result).record(took.as_secs_f64());
+}
+
+/// One series for each identity that there is now, in the Prometheus text format: a recorder would keep those of pods long
+/// gone.
+pub(crate) fn lifetimes(statuses: &[CertificateStatus], now: SystemTime) -> String {
+    let mut text = format!(
+        "# HELP {EXPIRY} When the certificate of an identity expires, in Unix seconds.\n# TYPE {EXPIRY} gauge\n"
+    );
+    let expiries = || statuses.iter().filter_map(|status| Some((&status.identity, status.not_after?)));
+    for (identity, end) in expiries() {
+        let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{EXPIRY}{{identity=\"{identity}\"}} {seconds}");
+    }
+    let _ = writeln!(text, "# HELP {HOURS_LEFT} Until then, in hours.\n# TYPE {HOURS_LEFT} gauge");
+    for (identity, end) in expiries() {
+        let hours = end.duration_since(now).unwrap_or_default().as_secs_f64() / 3600.0;
+        let _ = writeln!(text, "{HOURS_LEFT}{{identity=\"{identity}\"}} {hours:.3}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use control::CertificateState;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_in_hours_for_each_identity_that_has_one() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let status = |account: &str, left: Option<u64>| CertificateStatus {
+            identity: format!("spiffe://cluster.local/ns/default/sa/{account}").parse().unwrap(),
+            state: CertificateState::Valid,
+            serial: None,
+            not_before: None,
+            not_after: left.map(|left| now + Duration::from_secs(left)),
+            due: now,
+            failures: 0,
+            error: None,
+        };
+        let text = lifetimes(&[status("a", Some(5400)), status("none", None)], now);
+        let series = "{identity=\"spiffe://cluster.local/ns/default/sa/a\"}";
+        assert!(text.contains(&format!("{HOURS_LEFT}{series} 1.500\n")), "{text}");
+        assert!(text.contains(&format!("{EXPIRY}{series} 1005400\n")), "{text}");
+        assert!(!text.contains("none"), "{text}");
+    }
+}
