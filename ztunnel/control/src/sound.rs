@@ -17,7 +17,10 @@ pub(crate) fn service(service: &Service) -> Result<(), String> {
     if service.ports.contains_key(&0) {
         return Err("expected service ports from 1 to 65535, found 0".to_owned());
     }
-    Ok(())
+    match service.port_names.iter().find(|(_, port)| !service.ports.contains_key(port)) {
+        Some((name, port)) => Err(format!("portNames: `{name}` is {port}, which is not among its ports")),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn policy(policy: &Policy) -> Result<(), String> {

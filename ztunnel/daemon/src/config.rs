@@ -14,6 +14,10 @@ use clap::{Args, ValueEnum};
 use model::TrustDomain;
 use serde::{Deserialize, Serialize};
 
+mod dns;
+
+pub(crate) use dns::Dns;
+
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
 
 /// What may be set, wherever it is set. The documentation of each field is its `--help`.
@@ -90,6 +94,8 @@ pub(crate) struct Settings {
     /// How often each pod's namespace is looked over for tampering [default: 2s].
     #[arg(long, env = "ZTUNNEL_INSPECTION_INTERVAL", value_name = "DURATION")]
     inspection_interval: Option<Span>,
+    #[arg(skip)]
+    dns: Dns,
 }
 
 /// What is in force. Serializes into the admin endpoint's `/config_dump`: no secrets here, only their paths.
@@ -119,6 +125,7 @@ pub(crate) struct Config {
     pub(crate) connect_deadline: Span,
     pub(crate) handshake_deadline: Span,
     pub(crate) inspection_interval: Span,
+    pub(crate) dns: Dns,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -183,6 +190,7 @@ impl Settings {
             connect_deadline: self.connect_deadline.or(other.connect_deadline),
             handshake_deadline: self.handshake_deadline.or(other.handshake_deadline),
             inspection_interval: self.inspection_interval.or(other.inspection_interval),
+            dns: other.dns,
         }
     }
 }
@@ -218,6 +226,7 @@ impl Config {
             connect_deadline: settings.connect_deadline.unwrap_or(Span(Duration::from_secs(10))),
             handshake_deadline: settings.handshake_deadline.unwrap_or(Span(Duration::from_secs(10))),
             inspection_interval: settings.inspection_interval.unwrap_or(Span(Duration::from_secs(2))),
+            dns: settings.dns,
         };
         config.check()?;
         Ok(config)
@@ -230,6 +239,7 @@ impl Config {
         if self.certificate_lifetime.0 < Duration::from_secs(60) {
             bail!("certificateLifetime: expected at least 1m, found {}", self.certificate_lifetime);
         }
+        self.dns.check()?;
         let deadlines = [
             ("connectDeadline", self.connect_deadline),
             ("handshakeDeadline", self.handshake_deadline),

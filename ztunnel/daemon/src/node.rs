@@ -31,7 +31,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::leaving::Leaving;
-use crate::{sockets::Sockets, status::PodStatus};
+use crate::{
+    sockets::{DnsSockets, Sockets},
+    status::PodStatus,
+};
 
 /// How soon a pod whose enrolment failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -67,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) snapshot: Arc<SharedSnapshot>,
+    /// If it is enabled.
+    pub(crate) dns: Option<Arc<dns::Server>>,
     /// Where connections are served.
     pub(crate) data_plane: Handle,
     pub(crate) inspection_interval: Duration,
@@ -241,10 +246,24 @@ impl Node {
         let (mtls, seen_mtls) = watch::channel(desired.mtls);
         let local = LocalWorkload { uid: desired.uid.clone(), mtls: seen_mtls };
         let sockets = Arc::new(Sockets(Arc::clone(&pod)));
-        let service =
-            self.parts.data_plane.spawn(Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone()));
+        let names = self.serve_names(&pod, &stop);
+        let proxy = Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone());
+        let service = self.parts.data_plane.spawn(async {
+            tokio::join!(proxy, names);
+        });
         let strict = pod.spec().strict;
         Enrolled { desired: desired.clone(), pod, stop, mtls, strict, service: Arc::new(service) }
+    }
+
+    /// DNS for the pod, until it is cut.
+    fn serve_names(&self, pod: &Arc<EnrolledPod>, stop: &Stop) -> impl Future<Output = ()> + Send + 'static {
+        let (server, cut) = (self.parts.dns.clone(), stop.cut.clone());
+        let (uid, sockets) = (pod.spec().uid.clone(), Arc::new(DnsSockets::new(Arc::clone(pod))));
+        async move {
+            if let Some(server) = server {
+                server.serve(uid, sockets, cut).await;
+            }
+        }
     }
 
     fn keep(&self, enrolled: Enrolled) {

@@ -69,7 +69,8 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
     let certificates = Arc::new(certificates::start(&config)?);
     let ledgers = Arc::<Ledgers>::default();
     let tunnel = Tunnel::new(tunnel_settings(&config), Arc::clone(&certificates));
-    let proxy_settings = proxy_settings(&config);
+    let dns = config.dns.enabled.then(|| dns_settings(&config));
+    let proxy_settings = proxy_settings(&config, dns.as_ref());
     let names = Arc::new(Names::open(&config.resolv_conf, NameSettings::default()));
     let proxy =
         Proxy::new(proxy_settings, Arc::clone(&snapshot), tunnel.clone(), Arc::clone(&ledgers), names);
@@ -82,6 +83,7 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
         ledgers: Arc::clone(&ledgers),
         certificates: Arc::clone(&certificates),
         snapshot: Arc::clone(&snapshot),
+        dns: dns.map(|settings| dns::Server::new(settings, Arc::clone(&snapshot))),
         data_plane: data_plane.handle().clone(),
         inspection_interval: config.inspection_interval.0,
         drain_deadline: config.drain_deadline.0,
@@ -180,9 +182,14 @@ fn start_redirector(config: &Config, data_plane: &Handle) -> anyhow::Result<Redi
         .context("loading the node's programs (`ztunnel check` says what the kernel lacks)")
 }
 
-fn proxy_settings(config: &Config) -> ProxySettings {
+fn dns_settings(config: &Config) -> dns::Settings {
+    dns::Settings { cluster_domain: config.dns.cluster_domain.clone(), ..dns::Settings::default() }
+}
+
+fn proxy_settings(config: &Config, dns: Option<&dns::Settings>) -> ProxySettings {
     let descriptors = redirect::raise_descriptor_limit();
-    let sockets = (descriptors - RESERVED_DESCRIPTORS.min(descriptors / 4)).clamp(1, MAX_SOCKETS);
+    let reserved = RESERVED_DESCRIPTORS + dns.map_or(0, dns::Settings::descriptors);
+    let sockets = (descriptors - reserved.min(descriptors / 4)).clamp(1, MAX_SOCKETS);
     tracing::info!(descriptors, sockets, "sockets that connections may hold");
     ProxySettings { connect_deadline: config.connect_deadline.0, sockets, ..ProxySettings::default() }
 }

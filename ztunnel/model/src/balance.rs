@@ -11,8 +11,7 @@ use smallvec::SmallVec;
 
 use crate::{
     Workload, WorkloadUid,
-    service::{HealthPolicy, LoadBalancer, Mode, Scope, Service},
-    workload::Health,
+    service::{LoadBalancer, Mode, Scope, Service},
 };
 
 mod reach;
@@ -226,10 +225,7 @@ fn scopes(service: &Service) -> &[Scope] {
 
 /// What the endpoint is in the tree as; nothing if the service does not want it.
 fn entries<'a>(service: &'a Service, endpoint: &'a Arc<Workload>) -> impl Iterator<Item = Entry> + use<'a> {
-    let any_health =
-        service.load_balancer.as_ref().is_some_and(|b| b.health_policy == HealthPolicy::AllowAll);
-    let wanted = endpoint.capacity > 0 && (any_health || endpoint.status == Health::Healthy);
-    let reach = Reach::of_endpoint(service, endpoint).filter(|_| wanted);
+    let reach = Reach::of_endpoint(service, endpoint).filter(|_| service.wants(endpoint));
     let lanes = reach.map(|_| lanes(service, endpoint)).unwrap_or_default();
     reach.into_iter().flat_map(move |reach| {
         lanes.clone().into_iter().map(move |lane| Entry { lane, reach, endpoint: Arc::clone(endpoint) })

@@ -25,6 +25,7 @@ mod tests;
 mod waypoint;
 
 use endpoint::choose_endpoint;
+pub use endpoint::target_port;
 pub(crate) use endpoint::target_ports;
 pub use inbound::resolve_authority;
 pub use named::NamedRoute;

@@ -1,13 +1,13 @@
 //! Services: names and virtual addresses behind which workloads stand. Field names in text are those of Istio's local
 //! configuration.
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    SpiffeId,
-    workload::{PortMap, Waypoint},
+    SpiffeId, Workload,
+    workload::{Health, PortMap, Waypoint},
 };
 
 mod load_balancer;
@@ -32,6 +32,9 @@ pub struct Service {
     pub vips: Vec<Vip>,
     /// Service port to the target port of endpoints that say nothing else; 0 where only endpoints know it.
     pub ports: PortMap,
+    /// The names of its ports, where they are known: what DNS is asked for with SRV.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub port_names: BTreeMap<String, u16>,
     /// Identities its endpoints may prove besides their own.
     pub subject_alt_names: Vec<SpiffeId>,
     /// Traffic to it must pass this proxy first.
@@ -73,6 +76,7 @@ impl Service {
             hostname: hostname.into(),
             vips: Vec::new(),
             ports: PortMap::new(),
+            port_names: BTreeMap::new(),
             subject_alt_names: Vec::new(),
             waypoint: None,
             load_balancer: None,
@@ -89,6 +93,13 @@ impl Service {
             Some(IpFamilies::IPv4) => ip.is_ipv4(),
             Some(IpFamilies::IPv6) => ip.is_ipv6(),
         }
+    }
+
+    /// Whether anybody is to be sent to this endpoint.
+    pub fn wants(&self, endpoint: &Workload) -> bool {
+        let any_health =
+            self.load_balancer.as_ref().is_some_and(|b| b.health_policy == HealthPolicy::AllowAll);
+        endpoint.capacity > 0 && (any_health || endpoint.status == Health::Healthy)
     }
 
     pub fn key(&self) -> ServiceKey {

@@ -161,6 +161,12 @@ impl Snapshot {
         self.services.named(hostname, namespace).map(|known| &known.service)
     }
 
+    /// The service of the longest wildcard around `hostname`, such as `*.example.com` around `a.example.com`.
+    pub fn service_around(&self, hostname: &str, namespace: &str) -> Option<&Arc<Service>> {
+        let mut parents = hostname.match_indices('.').map(|(dot, _)| format!("*{}", &hostname[dot..]));
+        parents.find_map(|wildcard| self.service_named(&wildcard, namespace))
+    }
+
     pub(crate) fn known_service(&self, key: &ServiceKey) -> Option<&KnownService> {
         self.services.get(key)
     }
@@ -184,6 +190,11 @@ impl Snapshot {
 
     pub fn endpoints(&self, service: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
         self.services.endpoints(service)
+    }
+
+    /// The endpoints that have this name themselves, of a service that has no address.
+    pub fn endpoints_named(&self, service: &ServiceKey, name: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        self.services.endpoints_named(service, name)
     }
 
     pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Policy>> {

@@ -14,14 +14,15 @@ use std::{
 
 use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
 use parking_lot::Mutex;
-use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Accepted, NetworkNamespace, RedirectError, listener, pod::canonical, socket};
+use crate::{
+    Accepted, NetworkNamespace, RedirectError, dns::original_destination, listener, pod::canonical, socket,
+};
 
 /// Holding it keeps the pod's namespace alive.
 #[derive(Debug)]
@@ -48,6 +49,10 @@ impl CapturedPod {
         };
         let listeners = [listen(Role::ALL[0])?, listen(Role::ALL[1])?, listen(Role::ALL[2])?];
         Ok(Self { namespace, listeners, stopped: CancellationToken::new() })
+    }
+
+    pub fn namespace(&self) -> &NetworkNamespace {
+        &self.namespace
     }
 
     /// Takes what has arrived already, then listens no more: whoever comes later is another daemon's, or refused.
@@ -107,17 +112,10 @@ fn destination(role: Role, stream: &TcpStream) -> Option<OriginalDst> {
     let local = stream.local_addr().ok().map(canonical)?;
     let destination = match role {
         Role::InboundHbone => local,
-        Role::Outbound | Role::InboundPlaintext => original_destination(stream, local.ip()).map(canonical)?,
+        Role::Outbound | Role::InboundPlaintext => original_destination(stream).map(canonical).ok()?,
     };
     let came_by_itself = role != Role::InboundHbone && destination == local;
     (!came_by_itself && !destination.ip().is_loopback()).then_some(OriginalDst(destination))
-}
-
-/// What netfilter has rewritten; `SO_ORIGINAL_DST`, linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h.
-fn original_destination(stream: &TcpStream, local: IpAddr) -> Option<SocketAddr> {
-    let socket = SockRef::from(stream);
-    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
-    original.ok()?.as_socket()
 }
 
 fn listening(role: Role) -> &'static str {

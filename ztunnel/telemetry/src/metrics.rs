@@ -23,6 +23,9 @@ pub mod names {
     pub const SET_ASIDE: &str = "ztunnel_endpoints_set_aside_total";
     pub const DECISIONS: &str = "ztunnel_policy_decisions_total";
     pub const PLAINTEXT: &str = "ztunnel_plaintext_connections_total";
+    pub const DNS_REQUESTS: &str = "istio_dns_requests_total";
+    pub const DNS_FORWARDED: &str = "istio_dns_upstream_requests_total";
+    pub const DNS_FORWARD_FAILURES: &str = "istio_dns_upstream_failures_total";
 }
 
 /// Renders what has been recorded.
@@ -79,6 +82,12 @@ pub fn describe() {
         "Inbound connections by what became of them and why, and by what would if what is audited were in force."
     );
     describe_counter!(names::PLAINTEXT, "Plaintext connections accepted where mutual TLS is accepted too.");
+    describe_counter!(
+        names::DNS_REQUESTS,
+        "DNS requests of pods, by type, protocol and what became of them."
+    );
+    describe_counter!(names::DNS_FORWARDED, "DNS requests that were handed on to whom they were meant for.");
+    describe_counter!(names::DNS_FORWARD_FAILURES, "DNS requests that could not be handed on, by reason.");
 }
 
 pub fn handshake_failed(reason: &'static str) {
@@ -105,6 +114,24 @@ pub fn connections_limited() {
 /// An endpoint failed a connection, and another is tried.
 pub fn connect_retried(reason: &'static str) {
     counter!(names::RETRIES, "reason" => reason).increment(1);
+}
+
+/// A DNS request came; `outcome` is what was decided about it.
+pub fn dns_requested(query_type: &'static str, protocol: &'static str, outcome: &'static str) {
+    counter!(
+        names::DNS_REQUESTS,
+        "request_query_type" => query_type, "request_protocol" => protocol, "outcome" => outcome
+    )
+    .increment(1);
+}
+
+/// A DNS request is handed on.
+pub fn dns_forwarded() {
+    counter!(names::DNS_FORWARDED).increment(1);
+}
+
+pub fn dns_forward_failed(reason: &'static str) {
+    counter!(names::DNS_FORWARD_FAILURES, "reason" => reason).increment(1);
 }
 
 pub fn endpoint_set_aside() {

@@ -103,6 +103,7 @@ impl Mesh {
             hostname: text.hostname,
             vips: text.vips,
             ports: text.ports,
+            port_names: text.port_names,
             subject_alt_names: text.subject_alt_names,
             waypoint: text.waypoint,
             load_balancer: text.load_balancer,

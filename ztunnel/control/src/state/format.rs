@@ -86,6 +86,9 @@ pub(super) struct ServiceText {
     pub(super) vips: Vec<Vip>,
     #[serde(default)]
     pub(super) ports: PortMap,
+    /// Ours: other proxies' files have none.
+    #[serde(default)]
+    pub(super) port_names: BTreeMap<String, u16>,
     #[serde(default)]
     pub(super) subject_alt_names: Vec<SpiffeId>,
     pub(super) waypoint: Option<Waypoint>,

@@ -5,7 +5,11 @@ use std::{cell::Cell, collections::BTreeMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Network, Snapshot, service::IpFamilies};
+use crate::{
+    Network, Snapshot,
+    service::{HealthPolicy, IpFamilies},
+    workload::Health,
+};
 
 const WEB: &str = "a/web.example";
 

@@ -34,7 +34,7 @@ pub(super) fn choose_endpoint(
 }
 
 /// Where an endpoint serves `port`. `own` is what it says of this service; it goes before what the service says.
-pub(super) fn target_port(service: &Service, own: &PortMap, port: u16) -> Option<u16> {
+pub fn target_port(service: &Service, own: &PortMap, port: u16) -> Option<u16> {
     own.get(&port).or_else(|| service.ports.get(&port)).copied().filter(|&target| target != 0)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use imbl::{HashMap, OrdMap};
+use imbl::{HashMap, OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::claims::Claims;
@@ -29,6 +29,8 @@ pub(crate) struct KnownService {
     pub(crate) key: ServiceKey,
     pub(crate) service: Arc<Service>,
     pub(crate) balance: Balance,
+    /// Its endpoints by their own names, where they are reached by them: if it has no address of its own.
+    named: OrdSet<(Arc<str>, WorkloadUid)>,
 }
 
 impl Services {
@@ -41,7 +43,9 @@ impl Services {
         }
         self.by_hostname.insert(Arc::clone(&key.hostname), &service, &key);
         let balance = Balance::new(&service, self.endpoints(&key));
-        let known = KnownService { key: key.clone(), service: Arc::new(service), balance };
+        let by_name = self.endpoints(&key).filter(|_| service.vips.is_empty());
+        let named = by_name.map(|endpoint| by_own_name(endpoint)).collect();
+        let known = KnownService { key: key.clone(), service: Arc::new(service), balance, named };
         self.all.insert(key, known);
     }
 
@@ -60,6 +64,9 @@ impl Services {
             endpoints.insert(endpoint.uid.clone(), Arc::clone(endpoint));
             if let Some(known) = self.all.get_mut(key) {
                 known.balance.insert(&known.service, endpoint);
+                if known.service.vips.is_empty() {
+                    known.named.insert(by_own_name(endpoint));
+                }
             }
         }
     }
@@ -74,6 +81,7 @@ impl Services {
             }
             if let Some(known) = self.all.get_mut(key) {
                 known.balance.remove(&known.service, endpoint);
+                known.named.remove(&by_own_name(endpoint));
             }
         }
     }
@@ -109,6 +117,23 @@ impl Services {
         self.all.get(&self.by_hostname.holder(&hostname.into(), namespace)?)
     }
 
+    /// The endpoints of this own name of a service without addresses. More than one only while a pod's successor of the
+    /// same name is known already.
+    pub(super) fn endpoints_named(
+        &self,
+        service: &ServiceKey,
+        name: &str,
+    ) -> impl Iterator<Item = &Arc<Workload>> + use<'_> {
+        let least = (Arc::<str>::from(name), WorkloadUid::new(""));
+        let known = self.all.get(service);
+        let all = self.endpoints.get(service);
+        let from = known.into_iter().flat_map(move |known| {
+            let name = Arc::clone(&least.0);
+            known.named.range(least.clone()..).take_while(move |(found, _)| *found == name)
+        });
+        from.filter_map(move |(_, uid)| all.and_then(|all| all.get(uid)))
+    }
+
     fn in_block(&self, address: &NetworkAddress, block: IpNet, namespace: &str) -> Option<&KnownService> {
         let vip = Vip::new(address.network.clone(), block);
         self.all.get(&self.by_vip.holder(&vip, namespace)?)
@@ -122,6 +147,10 @@ impl Services {
             self.lengths.remove(&length);
         }
     }
+}
+
+fn by_own_name(endpoint: &Workload) -> (Arc<str>, WorkloadUid) {
+    (Arc::clone(&endpoint.name), endpoint.uid.clone())
 }
 
 fn length(vip: &Vip) -> (bool, u8) {

@@ -1,0 +1,170 @@
+//! The server: one for the node, with a share of it for each pod.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use model::{SharedSnapshot, WorkloadUid};
+use rand::Rng;
+use telemetry::{RateLimited, metrics::dns_requested};
+use tokio::{sync::Semaphore, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Answer, Listeners, Malformed, PodSockets, Query, Settings, Transport, View, answer,
+    upstream::{ForwardError, Request},
+};
+
+mod connections;
+mod datagrams;
+
+/// How soon sockets that could not be opened, or broke, are opened again. A pod may close them if it has the privilege.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// Lines per reason and interval.
+const LOGGED: u64 = 10;
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What all pods of this node share.
+pub struct Server {
+    settings: Settings,
+    snapshot: Arc<SharedSnapshot>,
+    forwards: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    log: RateLimited,
+}
+
+impl Server {
+    pub fn new(settings: Settings, snapshot: Arc<SharedSnapshot>) -> Arc<Self> {
+        let forwards = Arc::new(Semaphore::new(settings.forwards));
+        let connections = Arc::new(Semaphore::new(settings.connections));
+        let log = RateLimited::new(LOGGED, LOG_INTERVAL);
+        Arc::new(Self { settings, snapshot, forwards, connections, log })
+    }
+
+    /// Serves one pod until `stop` fires, and returns when nothing is left of it.
+    pub async fn serve(
+        self: Arc<Self>,
+        uid: WorkloadUid,
+        sockets: Arc<impl PodSockets>,
+        stop: CancellationToken,
+    ) {
+        let stop = stop.child_token();
+        let _stop_on_drop = stop.clone().drop_guard();
+        let pod = Arc::new(Pod {
+            uid,
+            sockets,
+            forwards: Arc::new(Semaphore::new(self.settings.forwards_per_pod)),
+            connections: Arc::new(Semaphore::new(self.settings.connections_per_pod)),
+            server: self,
+            stop: stop.clone(),
+            tasks: TaskTracker::new(),
+        });
+        stop.run_until_cancelled(pod.keep_listening()).await;
+        pod.tasks.close();
+        pod.tasks.wait().await;
+    }
+}
+
+/// What the requests of one pod share.
+struct Pod<P> {
+    server: Arc<Server>,
+    uid: WorkloadUid,
+    sockets: Arc<P>,
+    forwards: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What is done about a message.
+enum Decision {
+    Ignore,
+    Reply(Vec<u8>),
+    Forward(Request),
+}
+
+impl<P: PodSockets> Pod<P> {
+    async fn keep_listening(self: &Arc<Self>) {
+        loop {
+            let error = match self.sockets.listen() {
+                Ok(listeners) => self.listen_on(listeners).await,
+                Err(error) => error,
+            };
+            self.server.log.warn("dns_listen", &self.uid, format_args!("port 15053: {error}"));
+            sleep(REOPEN_PAUSE).await;
+            self.server.log.summarize();
+        }
+    }
+
+    /// Until one of them breaks: then all are opened anew.
+    async fn listen_on(self: &Arc<Self>, listeners: Listeners) -> io::Error {
+        let datagrams =
+            listeners.udp.into_iter().map(|socket| futures::future::Either::Left(self.datagrams(socket)));
+        let streams =
+            listeners.tcp.into_iter().map(|socket| futures::future::Either::Right(self.streams(socket)));
+        let mut all: FuturesUnordered<_> = datagrams.chain(streams).collect();
+        all.next().await.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    fn decide(&self, bytes: &[u8], transport: Transport) -> Decision {
+        let (kind, decision) = match Query::parse(bytes) {
+            Ok(query) => (query.kind(), self.decide_about(&query, transport)),
+            Err(Malformed::Refused(reply)) => ("malformed", Decision::Reply(reply)),
+            Err(Malformed::Unanswerable) => ("malformed", Decision::Ignore),
+        };
+        dns_requested(kind, protocol(transport), decision.outcome());
+        decision
+    }
+
+    /// Of a pod that state does not know yet it is not known what names mean to it.
+    fn decide_about(&self, query: &Query<'_>, transport: Transport) -> Decision {
+        let snapshot = self.server.snapshot.load();
+        let cluster_domain = &self.server.settings.cluster_domain;
+        let view = View { cluster_domain, transport, dice: rand::rng().random() };
+        let known = snapshot.workload(&self.uid);
+        match known.map_or(Answer::Forward, |client| answer(&snapshot, client, query, &view)) {
+            Answer::Reply(reply) => Decision::Reply(reply),
+            Answer::Forward => Decision::Forward(Request::new(query, transport)),
+        }
+    }
+
+    /// Runs until it ends or the pod's service does.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(work).await;
+        });
+    }
+
+    /// Tells of a failure, and what the pod is told.
+    fn failed(&self, request: &Request, error: &ForwardError) -> Vec<u8> {
+        telemetry::metrics::dns_forward_failed(error.reason());
+        self.server.log.warn(error.reason(), &self.uid, format_args!("a DNS request: {error}"));
+        request.failure()
+    }
+}
+
+/// Never to ourselves, nor to many at once.
+fn forwardable(original: SocketAddr, arrived_at: SocketAddr) -> Result<SocketAddr, ForwardError> {
+    let ip = original.ip();
+    if original == arrived_at || original.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        return Err(ForwardError::NotRedirected);
+    }
+    Ok(original)
+}
+
+impl Decision {
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Ignore => "ignored",
+            Self::Reply(_) => "answered",
+            Self::Forward(_) => "forwarded",
+        }
+    }
+}
+
+fn protocol(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Udp => "udp",
+        Transport::Tcp => "tcp",
+    }
+}

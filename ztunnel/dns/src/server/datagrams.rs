@@ -1,0 +1,80 @@
+//! Requests over UDP. What state answers is answered where it is read; what is handed on waits in a task of its own, of
+//! which a pod has only so many.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use telemetry::metrics::dns_forwarded;
+use tokio::{net::UdpSocket, sync::OwnedSemaphorePermit};
+
+use super::{Decision, Pod, forwardable};
+use crate::{
+    MAX_QUERY, PodSockets, Transport,
+    upstream::{ForwardError, Request, by_datagram},
+};
+
+impl<P: PodSockets> Pod<P> {
+    /// Never ends but by an error.
+    pub(super) async fn datagrams(self: &Arc<Self>, socket: UdpSocket) -> io::Error {
+        let arrived_at = match socket.local_addr() {
+            Ok(address) => address,
+            Err(error) => return error,
+        };
+        let socket = Arc::new(socket);
+        // One byte more, which shows that a datagram is too long.
+        let mut buffer = vec![0; MAX_QUERY + 1];
+        loop {
+            let (length, client) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                Err(error) => return error,
+            };
+            match self.decide(&buffer[..length], Transport::Udp) {
+                Decision::Ignore => {}
+                Decision::Reply(reply) => send(&socket, &reply, client),
+                Decision::Forward(request) => self.hand_on(request, &socket, client, arrived_at),
+            }
+        }
+    }
+
+    fn hand_on(
+        self: &Arc<Self>,
+        request: Request,
+        socket: &Arc<UdpSocket>,
+        client: SocketAddr,
+        arrived_at: SocketAddr,
+    ) {
+        let Some(permits) = self.permits() else {
+            return send(socket, &self.failed(&request, &ForwardError::TooMany), client);
+        };
+        let (pod, socket) = (Arc::clone(self), Arc::clone(socket));
+        self.spawn(async move {
+            let answer = pod.ask(&request, client, arrived_at).await;
+            send(&socket, &answer.unwrap_or_else(|error| pod.failed(&request, &error)), client);
+            drop(permits);
+        });
+    }
+
+    async fn ask(
+        &self,
+        request: &Request,
+        client: SocketAddr,
+        arrived_at: SocketAddr,
+    ) -> Result<Vec<u8>, ForwardError> {
+        let original =
+            self.sockets.original_of_datagram(client, arrived_at).map_err(ForwardError::NoTarget)?;
+        let target = forwardable(original, arrived_at)?;
+        dns_forwarded();
+        by_datagram(&*self.sockets, &self.server.settings, request, target).await
+    }
+
+    /// To wait for another server: the pod's own first, so that one pod's requests never take all.
+    pub(super) fn permits(&self) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let own = Arc::clone(&self.forwards).try_acquire_owned().ok()?;
+        let shared = Arc::clone(&self.server.forwards).try_acquire_owned().ok()?;
+        Some((own, shared))
+    }
+}
+
+/// A datagram that finds no room is lost, as any may be.
+fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
+    let _ = socket.try_send_to(reply, client);
+}

@@ -1,0 +1,43 @@
+//! What the server may hold, and for how long.
+
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The domain of the cluster's services.
+    pub cluster_domain: String,
+    /// Requests that wait for other servers' answers at once; more are answered with SERVFAIL.
+    pub forwards_per_pod: usize,
+    pub forwards: usize,
+    /// Connections at once; more wait to be accepted.
+    pub connections_per_pod: usize,
+    pub connections: usize,
+    /// For another server's answer, from the request on.
+    pub forward_deadline: Duration,
+    /// For the next request on a connection to begin.
+    pub idle_deadline: Duration,
+    /// For a request to come in whole once it has begun, and for an answer to be taken.
+    pub message_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cluster_domain: "cluster.local".to_owned(),
+            forwards_per_pod: 128,
+            forwards: 1024,
+            connections_per_pod: 16,
+            connections: 256,
+            forward_deadline: Duration::from_secs(5),
+            idle_deadline: Duration::from_secs(10),
+            message_deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Settings {
+    /// The most descriptors that requests hold; listeners come on top.
+    pub fn descriptors(&self) -> usize {
+        self.forwards + self.connections
+    }
+}
