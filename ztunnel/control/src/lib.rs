@@ -2,6 +2,7 @@
 //!
 //! - [`StateFile`]: the mesh (workloads, services, policies) from a file in the form of Istio's local configuration,
 //!   published as [`model::Snapshot`]s.
+//! - [`ControlPlane`]: the same from a control plane, by delta ADS.
 //! - [`PodsFile`]: the pods of this node that are to be enrolled.
 //! - [`Zds`]: the pods of this node as a CNI's agent hands them over.
 //! - [`Certificates`]: a current certificate for each local identity, from a [`CertificateAuthority`];
@@ -21,6 +22,7 @@ mod offline;
 mod pods;
 mod sound;
 mod state;
+mod xds;
 mod zds;
 
 pub use certificates::{
@@ -37,4 +39,8 @@ pub use names::{NameSettings, Names};
 pub use offline::{FileKind, FileReport, kind_of, read_pods, read_state};
 pub use pods::{FailMode, LocalPod, PodsFile};
 pub use state::StateFile;
+pub use xds::{
+    ControlPlane, ControlPlaneProblem, ControlPlaneSettings, ControlPlaneStatus, OnDemand, OnDemandSettings,
+    ProxyNode, RejectedResource, TypeStatus,
+};
 pub use zds::{CniPod, CniPods, Zds, ZdsStatus};

@@ -9,6 +9,7 @@
 pub mod address;
 pub mod authorize;
 mod balance;
+pub mod demand;
 pub mod explain;
 pub mod identity;
 pub mod mtls;

@@ -1,0 +1,88 @@
+//! From the control plane's resources to the model's objects. What the file may not say, it may not either
+//! ([`crate::sound`]).
+//!
+//! Of workloads and services a part that cannot be read makes the whole unusable. Of a policy it must not: leaving one
+//! out may let in whom it keeps out, so it stands with that part in the sense that lets in the fewest.
+
+use std::net::IpAddr;
+
+use model::{TrustDomain, Workload, policy::Policy, service::Service, texts::Texts};
+use proto::{
+    discovery::Resource,
+    prost::Message,
+    security::Authorization,
+    workload::{Address, address::Type},
+};
+
+use super::kind::Kind;
+
+mod policy;
+mod service;
+mod waypoint;
+mod workload;
+
+pub(super) struct Converter {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) texts: Texts,
+}
+
+pub(super) enum Object {
+    Workload(Workload),
+    Service(Service),
+    /// With what is wrong with it, if anything is.
+    Policy(Policy, Option<String>),
+}
+
+impl Converter {
+    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+        Self { trust_domain, texts: Texts::default() }
+    }
+
+    /// Or why it cannot be used.
+    pub(super) fn convert(&mut self, kind: Kind, resource: &Resource) -> Result<Object, String> {
+        let any = resource.resource.as_ref().ok_or("it holds nothing")?;
+        if any.type_url != kind.type_url() {
+            return Err(format!("expected the type {}, found `{}`", kind.type_url(), any.type_url));
+        }
+        let undecodable = |error: proto::prost::DecodeError| format!("not of its type: {error}");
+        let object = match kind {
+            Kind::Address => {
+                let address = Address::decode(any.value.clone()).map_err(undecodable)?;
+                match address.r#type.ok_or("neither a workload nor a service")? {
+                    Type::Workload(workload) => Object::Workload(self.workload(workload)?),
+                    Type::Service(service) => Object::Service(self.service(service)?),
+                }
+            }
+            Kind::Authorization => match Authorization::decode(any.value.clone()) {
+                Ok(authorization) => {
+                    let (policy, flaw) = policy::policy(authorization);
+                    Object::Policy(policy, flaw)
+                }
+                Err(error) => Object::Policy(policy::unreadable(&resource.name)?, Some(undecodable(error))),
+            },
+        };
+        let name = object.name();
+        if name == resource.name { Ok(object) } else { Err(format!("it says of itself that it is `{name}`")) }
+    }
+}
+
+impl Object {
+    fn name(&self) -> String {
+        match self {
+            Self::Workload(workload) => workload.uid.to_string(),
+            Self::Service(service) => service.key().to_string(),
+            Self::Policy(policy, _) => policy.key().to_string(),
+        }
+    }
+}
+
+/// 4 or 16 bytes.
+fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| format!("expected an address of 4 or 16 bytes, found {}", bytes.len()))
+}
+
+fn port(number: u32) -> Result<u16, String> {
+    u16::try_from(number).map_err(|_| format!("expected ports up to 65535, found {number}"))
+}

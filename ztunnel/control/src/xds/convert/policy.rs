@@ -1,0 +1,142 @@
+//! Policies. What cannot be read of one never lets anybody in.
+//!
+//! A list with such a value says nothing that could be relied on: it is left out, and the match is marked as one with a
+//! part that is not enforced, of which the model knows what to make: an ALLOW rule with it allows nothing, a DENY rule
+//! denies without regard to it. Of a negated list, the values that can be read are exceptions from a denial that may stay.
+
+use ipnet::IpNet;
+use model::policy::{Action, Match, Policy, PolicyKey, Scope, ServiceAccountMatch, StringMatch, Unenforced};
+use proto::security::{self as wire, string_match::MatchType};
+
+use super::{ip, port};
+use crate::sound;
+
+/// The policy, and what is wrong with it.
+pub(super) fn policy(told: wire::Authorization) -> (Policy, Option<String>) {
+    let mut flaws = Flaws::default();
+    let action = wire::Action::try_from(told.action).ok();
+    let scope = wire::Scope::try_from(told.scope).ok();
+    flaws.unless(action.is_some(), || format!("unknown action {}", told.action));
+    flaws.unless(scope.is_some(), || format!("unknown scope {}", told.scope));
+    let rules = told.rules.into_iter().map(|rule| {
+        let clauses = rule.clauses.into_iter();
+        clauses.map(|clause| clause.matches.into_iter().map(|m| matching(m, &mut flaws)).collect()).collect()
+    });
+    let policy = Policy {
+        rules: if action.is_some() { rules.collect() } else { Vec::new() },
+        name: told.name,
+        namespace: told.namespace,
+        scope: match scope {
+            Some(wire::Scope::Global) => Scope::Global,
+            Some(wire::Scope::WorkloadSelector) => Scope::WorkloadSelector,
+            Some(wire::Scope::Namespace) | None => Scope::Namespace,
+        },
+        action: match action {
+            Some(wire::Action::Deny) => Action::Deny,
+            // Without rules: nobody is allowed by it.
+            Some(wire::Action::Allow) | None => Action::Allow,
+        },
+        // Of a policy that may never have been one, nothing is believed that would take it out of force.
+        dry_run: told.dry_run && action.is_some(),
+        extensions: given(&told.extensions),
+    };
+    flaws.unless(sound::policy(&policy).is_ok(), || "its name or namespace is none".to_owned());
+    (policy, flaws.0)
+}
+
+/// Stands for one of which only the resource's name can be read: it allows nobody in its namespace.
+pub(super) fn unreadable(name: &str) -> Result<Policy, String> {
+    let PolicyKey { namespace, name } = name.parse().map_err(|error| format!("{error}"))?;
+    let (action, scope) = (Action::Allow, Scope::Namespace);
+    let extensions = Unenforced::default();
+    let (namespace, name) = (namespace.as_ref().to_owned(), name.as_ref().to_owned());
+    Ok(Policy { name, namespace, scope, action, rules: Vec::new(), dry_run: false, extensions })
+}
+
+/// The first is told.
+#[derive(Default)]
+struct Flaws(Option<String>);
+
+impl Flaws {
+    fn unless(&mut self, fine: bool, flaw: impl FnOnce() -> String) {
+        if !fine && self.0.is_none() {
+            self.0 = Some(flaw());
+        }
+    }
+}
+
+fn matching(told: wire::Match, flaws: &mut Flaws) -> Match {
+    let mut marked = !told.extensions.is_empty();
+    let mut read = Reader { flaws, marked: &mut marked };
+    let mut m = Match {
+        namespaces: read.all("namespaces", told.namespaces, text),
+        not_namespaces: read.each("notNamespaces", told.not_namespaces, text),
+        principals: read.all("principals", told.principals, text),
+        not_principals: read.each("notPrincipals", told.not_principals, text),
+        source_ips: read.all("sourceIps", told.source_ips, block),
+        not_source_ips: read.each("notSourceIps", told.not_source_ips, block),
+        destination_ips: read.all("destinationIps", told.destination_ips, block),
+        not_destination_ips: read.each("notDestinationIps", told.not_destination_ips, block),
+        destination_ports: read.all("destinationPorts", told.destination_ports, port),
+        not_destination_ports: read.each("notDestinationPorts", told.not_destination_ports, port),
+        service_accounts: read.all("serviceAccounts", told.service_accounts, account),
+        not_service_accounts: read.each("notServiceAccounts", told.not_service_accounts, account),
+        ..Match::default()
+    };
+    if marked {
+        m.extensions = Unenforced::GIVEN;
+    }
+    m
+}
+
+struct Reader<'a> {
+    flaws: &'a mut Flaws,
+    marked: &'a mut bool,
+}
+
+impl Reader<'_> {
+    /// One that cannot be read could be the one that holds, so the rest says nothing without it.
+    fn all<T, U>(&mut self, field: &str, told: Vec<T>, read: fn(T) -> Result<U, String>) -> Vec<U> {
+        let count = told.len();
+        let values = self.each(field, told, read);
+        if values.len() == count { values } else { Vec::new() }
+    }
+
+    fn each<T, U>(&mut self, field: &str, told: Vec<T>, read: fn(T) -> Result<U, String>) -> Vec<U> {
+        let mut values = Vec::with_capacity(told.len());
+        for value in told {
+            match read(value) {
+                Ok(value) => values.push(value),
+                Err(error) => {
+                    *self.marked = true;
+                    self.flaws.unless(false, || format!("{field}: {error}"));
+                }
+            }
+        }
+        values
+    }
+}
+
+fn text(told: wire::StringMatch) -> Result<StringMatch, String> {
+    Ok(match told.match_type.ok_or("a comparison of a sort that is not known")? {
+        MatchType::Exact(text) => StringMatch::Exact(text),
+        MatchType::Prefix(text) => StringMatch::Prefix(text),
+        MatchType::Suffix(text) => StringMatch::Suffix(text),
+        MatchType::Presence(_) => StringMatch::Presence,
+    })
+}
+
+fn block(told: wire::Address) -> Result<IpNet, String> {
+    let ip = ip(&told.address)?;
+    let length = u8::try_from(told.length).ok();
+    let block = length.and_then(|length| IpNet::new(ip, length).ok());
+    block.ok_or_else(|| format!("{ip} is no block of length {}", told.length))
+}
+
+fn account(told: wire::ServiceAccountMatch) -> Result<ServiceAccountMatch, String> {
+    Ok(ServiceAccountMatch { namespace: told.namespace, service_account: told.service_account })
+}
+
+fn given(extensions: &[wire::Extension]) -> Unenforced {
+    if extensions.is_empty() { Unenforced::default() } else { Unenforced::GIVEN }
+}

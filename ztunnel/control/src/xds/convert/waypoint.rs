@@ -1,0 +1,48 @@
+//! Waypoints, and addresses with their network.
+
+use ipnet::IpNet;
+use model::{
+    Network, NetworkAddress,
+    address::HBONE_PORT,
+    service::{ServiceKey, Vip},
+    workload::{Waypoint, WaypointDestination},
+};
+use proto::workload::{self as wire, gateway_address::Destination};
+
+use super::{ip, port};
+
+pub(super) fn waypoint(told: wire::GatewayAddress) -> Result<Waypoint, String> {
+    let destination = match told.destination.ok_or("a waypoint without destination")? {
+        Destination::Hostname(name) => {
+            if name.hostname.is_empty() {
+                return Err("a waypoint with an empty host name".to_owned());
+            }
+            let (namespace, hostname) = (name.namespace.into(), name.hostname.into());
+            WaypointDestination::Hostname(ServiceKey { namespace, hostname })
+        }
+        Destination::Address(address) => WaypointDestination::Address(network_address(&address)?),
+    };
+    let hbone_mtls_port = match port(told.hbone_mtls_port)? {
+        0 => HBONE_PORT,
+        port => port,
+    };
+    Ok(Waypoint { destination, hbone_mtls_port })
+}
+
+/// Traffic is not shared out among several waypoints; it goes through the one that gets the most, never past all.
+pub(super) fn heaviest(told: Vec<wire::WeightedWaypoint>) -> Option<wire::GatewayAddress> {
+    told.into_iter().max_by_key(|waypoint| waypoint.weight)?.destination
+}
+
+fn network_address(told: &wire::NetworkAddress) -> Result<NetworkAddress, String> {
+    Ok(NetworkAddress { network: Network::new(&told.network), ip: ip(&told.address)? })
+}
+
+pub(super) fn vip(told: &wire::NetworkAddress) -> Result<Vip, String> {
+    let address = network_address(told)?;
+    let Some(length) = told.length else { return Ok(address.into()) };
+    let length = u8::try_from(length).ok();
+    let block = length.and_then(|length| IpNet::new(address.ip, length).ok());
+    let block = block.ok_or_else(|| format!("{address} is no block of length {:?}", told.length))?;
+    Ok(Vip::new(address.network, block))
+}

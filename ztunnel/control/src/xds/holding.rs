@@ -1,0 +1,173 @@
+//! What the control plane has given us, by name and version, and how a response changes it and the snapshot.
+//!
+//! Only what differs is changed in the snapshot, so a full push of what is known already touches nothing.
+
+use std::{collections::HashMap, sync::Arc};
+
+use model::{Snapshot, TrustDomain, WorkloadUid, policy::PolicyKey, service::ServiceKey};
+use proto::discovery::{DeltaDiscoveryResponse, Resource};
+
+use super::{
+    convert::{Converter, Object},
+    kind::Kind,
+};
+
+type Version = Arc<str>;
+
+pub(super) struct Holding {
+    converter: Converter,
+    workloads: HashMap<WorkloadUid, Version>,
+    services: HashMap<ServiceKey, Version>,
+    policies: HashMap<PolicyKey, Version>,
+    /// Most resources of a push have the same.
+    last_version: Version,
+}
+
+/// What a response came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// Objects added, changed or removed in the snapshot.
+    pub(super) changed: usize,
+    /// Resources that cannot be used as they are, and why.
+    pub(super) rejected: Vec<(String, String)>,
+}
+
+impl Holding {
+    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            converter: Converter::new(trust_domain),
+            workloads: HashMap::new(),
+            services: HashMap::new(),
+            policies: HashMap::new(),
+            last_version: Version::default(),
+        }
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        kind: Kind,
+        response: &DeltaDiscoveryResponse,
+        snapshot: &mut Snapshot,
+    ) -> Effect {
+        let mut effect = Effect::default();
+        // First: a name that is in both lists is there.
+        for name in &response.removed_resources {
+            effect.changed += usize::from(self.remove(kind, name, snapshot));
+        }
+        for resource in &response.resources {
+            let version = self.version(&resource.version);
+            let accepted = match self.converter.convert(kind, resource) {
+                Ok(object) => self.accept(object, version, snapshot),
+                Err(reason) => Err(reason),
+            };
+            match accepted {
+                Ok(changed) => effect.changed += usize::from(changed),
+                Err(reason) => effect.rejected.push((resource.name.clone(), reason)),
+            }
+        }
+        effect
+    }
+
+    /// Whether the snapshot differs for it. An error is for the control plane to hear.
+    fn accept(&mut self, object: Object, version: Version, snapshot: &mut Snapshot) -> Result<bool, String> {
+        match object {
+            Object::Workload(workload) => {
+                self.workloads.insert(workload.uid.clone(), version);
+                let differs = snapshot.workload(&workload.uid).is_none_or(|old| **old != workload);
+                if differs {
+                    snapshot.insert_workload(workload);
+                }
+                Ok(differs)
+            }
+            Object::Service(service) => {
+                let key = service.key();
+                self.services.insert(key.clone(), version);
+                let differs = snapshot.service(&key).is_none_or(|old| **old != service);
+                if differs {
+                    snapshot.insert_service(service);
+                }
+                Ok(differs)
+            }
+            Object::Policy(policy, flaw) => {
+                let key = policy.key();
+                if let Some(flaw) = flaw {
+                    // The last good one stays. Without one this stands, under no version: it is not what was sent.
+                    if !self.policies.contains_key(&key) {
+                        self.policies.insert(key, Version::default());
+                        snapshot.insert_policy(policy);
+                    }
+                    return Err(flaw);
+                }
+                self.policies.insert(key.clone(), version);
+                let differs = snapshot.policy(&key).is_none_or(|old| **old != policy);
+                if differs {
+                    snapshot.insert_policy(policy);
+                }
+                Ok(differs)
+            }
+        }
+    }
+
+    /// Whether there was such a one.
+    pub(super) fn remove(&mut self, kind: Kind, name: &str, snapshot: &mut Snapshot) -> bool {
+        match kind {
+            Kind::Address => self.remove_address(name, snapshot),
+            Kind::Authorization => {
+                let Ok(key) = name.parse::<PolicyKey>() else { return false };
+                snapshot.remove_policy(&key);
+                self.policies.remove(&key).is_some()
+            }
+        }
+    }
+
+    /// A uid may look like a service's name.
+    fn remove_address(&mut self, name: &str, snapshot: &mut Snapshot) -> bool {
+        let uid = WorkloadUid::new(name);
+        if self.workloads.remove(&uid).is_some() {
+            snapshot.remove_workload(&uid);
+            return true;
+        }
+        let Ok(key) = name.parse::<ServiceKey>() else { return false };
+        snapshot.remove_service(&key);
+        self.services.remove(&key).is_some()
+    }
+
+    /// For `initial_resource_versions`.
+    pub(super) fn versions(&self, kind: Kind) -> HashMap<String, String> {
+        fn texts<K: ToString>(versions: &HashMap<K, Version>) -> impl Iterator<Item = (String, String)> {
+            versions.iter().map(|(key, version)| (key.to_string(), version.as_ref().to_owned()))
+        }
+        match kind {
+            Kind::Address => texts(&self.workloads).chain(texts(&self.services)).collect(),
+            Kind::Authorization => texts(&self.policies).collect(),
+        }
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.services.keys()
+    }
+
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &WorkloadUid> {
+        self.workloads.keys()
+    }
+
+    pub(super) fn counts(&self) -> [(&'static str, usize); 3] {
+        [
+            ("workloads", self.workloads.len()),
+            ("services", self.services.len()),
+            ("policies", self.policies.len()),
+        ]
+    }
+
+    fn version(&mut self, version: &str) -> Version {
+        if *self.last_version != *version {
+            self.last_version = version.into();
+        }
+        Arc::clone(&self.last_version)
+    }
+}
+
+/// The names under which `resource` may have been asked for.
+pub(super) fn names(resource: &Resource) -> impl Iterator<Item = &String> {
+    std::iter::once(&resource.name).chain(&resource.aliases)
+}

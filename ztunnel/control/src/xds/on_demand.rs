@@ -1,0 +1,250 @@
+//! What is asked of the control plane by name, since somebody needed it: who waits, what was answered, what is used.
+//!
+//! However many need the same, it is asked for once. What nobody has needed for a while is given up.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use model::{
+    NetworkAddress, SharedSnapshot, Snapshot, Workload, WorkloadUid,
+    demand::{Demand, Learning, Unlearned},
+    service::ServiceKey,
+    workload::{Waypoint, WaypointDestination},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, SetOnce},
+    time::{Instant, timeout_at},
+};
+
+#[derive(Clone, Debug)]
+pub struct OnDemandSettings {
+    /// How long a connection waits for an answer.
+    pub patience: Duration,
+    /// Whoever comes this soon after a wait in vain does not wait again.
+    pub pause: Duration,
+    /// What nobody has needed for this long is given up.
+    pub unused_after: Duration,
+    /// Names that may be asked for at once; a pod that tries all addresses must not fill our memory or the control plane's.
+    pub at_most: usize,
+}
+
+impl Default for OnDemandSettings {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(3),
+            pause: Duration::from_secs(1),
+            unused_after: Duration::from_secs(600),
+            at_most: 16_384,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Wanted {
+    Address(NetworkAddress),
+    Service(ServiceKey),
+    Workload(WorkloadUid),
+}
+
+impl Wanted {
+    /// As the control plane names it.
+    fn name(&self) -> String {
+        match self {
+            Self::Address(address) => address.to_string(),
+            Self::Service(key) => key.to_string(),
+            Self::Workload(uid) => uid.to_string(),
+        }
+    }
+
+    fn is_known(&self, snapshot: &Snapshot) -> bool {
+        match self {
+            // Of the services that have an address, the source may see others than the one that is known.
+            Self::Address(_) => false,
+            Self::Service(key) => snapshot.service(key).is_some(),
+            Self::Workload(uid) => snapshot.workload(uid).is_some(),
+        }
+    }
+}
+
+struct Entry {
+    answered: Arc<SetOnce<()>>,
+    used: Instant,
+    waited_in_vain: Option<Instant>,
+    /// Of this node; never given up.
+    local: bool,
+}
+
+/// Shared by those who need and the one who asks.
+pub struct OnDemand {
+    settings: OnDemandSettings,
+    snapshot: Arc<SharedSnapshot>,
+    book: Mutex<Book>,
+    pub(super) changed: Notify,
+}
+
+#[derive(Default)]
+struct Book {
+    entries: HashMap<Wanted, Entry>,
+    by_name: HashMap<String, Wanted>,
+    unasked: Vec<String>,
+}
+
+impl OnDemand {
+    pub(super) fn new(settings: OnDemandSettings, snapshot: Arc<SharedSnapshot>) -> Arc<Self> {
+        Arc::new(Self { settings, snapshot, book: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// The pods of this node: known for as long as they are here.
+    pub fn keep(&self, locals: &[WorkloadUid]) {
+        let wanted: HashSet<_> = locals.iter().cloned().map(Wanted::Workload).collect();
+        let mut book = self.book.lock();
+        for (name, entry) in &mut book.entries {
+            entry.local &= wanted.contains(name);
+        }
+        for name in wanted {
+            book.want(&name).local = true;
+        }
+        drop(book);
+        self.changed.notify_one();
+    }
+
+    /// What has been needed since this was asked last.
+    pub(super) fn unasked(&self) -> Vec<String> {
+        std::mem::take(&mut self.book.lock().unasked)
+    }
+
+    /// What the control plane has spoken of, even if only to say that there is nothing.
+    pub(super) fn answered<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let book = self.book.lock();
+        for name in names {
+            if let Some(entry) = book.by_name.get(name).and_then(|wanted| book.entries.get(wanted)) {
+                // Whoever said so first has woken all.
+                let _ = entry.answered.set(());
+            }
+        }
+    }
+
+    /// Forgets what nobody needs any more; its names.
+    pub(super) fn expire(&self, now: Instant) -> Vec<String> {
+        let mut book = self.book.lock();
+        let unused = |entry: &Entry| !entry.local && now - entry.used >= self.settings.unused_after;
+        let mut names = Vec::new();
+        let gone = book.entries.extract_if(|_, entry| unused(entry)).map(|(wanted, _)| wanted.name());
+        names.extend(gone);
+        for name in &names {
+            book.by_name.remove(name);
+        }
+        names
+    }
+
+    pub(super) fn unused_after(&self) -> Duration {
+        self.settings.unused_after
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.book.lock().entries.len()
+    }
+
+    /// Whether anybody who needs something needs this workload, by itself.
+    pub(super) fn needs_workload(&self, workload: &Workload) -> bool {
+        let book = self.book.lock();
+        book.entries.contains_key(&Wanted::Workload(workload.uid.clone()))
+            || workload.addresses().any(|address| book.entries.contains_key(&Wanted::Address(address)))
+    }
+
+    pub(super) fn needs_service(&self, key: &ServiceKey, service: &model::service::Service) -> bool {
+        let book = self.book.lock();
+        let wanted = |wanted: &Wanted| {
+            matches!(wanted, Wanted::Address(address)
+            if service.vips.iter().any(|vip| vip.network == address.network && vip.block().contains(&address.ip)))
+        };
+        book.entries.contains_key(&Wanted::Service(key.clone())) || book.entries.keys().any(wanted)
+    }
+
+    async fn learn(&self, wanted: Wanted) -> Result<(), Unlearned> {
+        let now = Instant::now();
+        let (answered, impatient) = {
+            let mut book = self.book.lock();
+            if !book.entries.contains_key(&wanted) && book.entries.len() >= self.settings.at_most {
+                return Err(Unlearned::TooMany);
+            }
+            let entry = book.want(&wanted);
+            entry.used = now;
+            let pause = self.settings.pause;
+            (Arc::clone(&entry.answered), entry.waited_in_vain.is_some_and(|at| now - at < pause))
+        };
+        self.changed.notify_one();
+        if answered.initialized() || wanted.is_known(&self.snapshot.load()) {
+            return Ok(());
+        }
+        let silent = || Unlearned::Unanswered(wanted.name().into());
+        if impatient {
+            return Err(silent());
+        }
+        if timeout_at(now + self.settings.patience, answered.wait()).await.is_err() {
+            if let Some(entry) = self.book.lock().entries.get_mut(&wanted) {
+                entry.waited_in_vain = Some(Instant::now());
+            }
+            return Err(silent());
+        }
+        Ok(())
+    }
+
+    async fn learn_waypoint(&self, waypoint: Option<Waypoint>) -> Result<(), Unlearned> {
+        match waypoint.map(|waypoint| waypoint.destination) {
+            None => Ok(()),
+            Some(WaypointDestination::Address(address)) => self.learn(Wanted::Address(address)).await,
+            Some(WaypointDestination::Hostname(key)) => self.learn(Wanted::Service(key)).await,
+        }
+    }
+
+    fn waypoint_of(&self, address: &NetworkAddress, namespace: &str) -> Option<Waypoint> {
+        let snapshot = self.snapshot.load();
+        if let Some(service) = snapshot.service_at(address, namespace) {
+            return service.waypoint.clone();
+        }
+        snapshot.workload_at(address)?.waypoint.clone()
+    }
+}
+
+impl Book {
+    fn want(&mut self, wanted: &Wanted) -> &mut Entry {
+        self.entries.entry(wanted.clone()).or_insert_with(|| {
+            let name = wanted.name();
+            self.by_name.insert(name.clone(), wanted.clone());
+            self.unasked.push(name);
+            Entry { answered: Arc::default(), used: Instant::now(), waited_in_vain: None, local: false }
+        })
+    }
+}
+
+impl Demand for OnDemand {
+    fn local<'a>(&'a self, uid: &'a WorkloadUid) -> Learning<'a> {
+        Box::pin(self.learn(Wanted::Workload(uid.clone())))
+    }
+
+    fn destination<'a>(&'a self, source: &'a Workload, ip: IpAddr) -> Learning<'a> {
+        Box::pin(async move {
+            let address = NetworkAddress { network: source.network.clone(), ip: ip.to_canonical() };
+            self.learn(Wanted::Address(address.clone())).await?;
+            self.learn_waypoint(self.waypoint_of(&address, &source.namespace)).await
+        })
+    }
+
+    /// The control plane knows services by namespace and host name. That of a cluster's own service says its namespace;
+    /// others are tried in the client's.
+    fn host<'a>(&'a self, host: &'a str, namespace: &'a str) -> Learning<'a> {
+        Box::pin(async move {
+            let mut labels = host.split('.');
+            let (_, own, kind) = (labels.next(), labels.next(), labels.next());
+            let namespace = own.filter(|_| kind == Some("svc")).unwrap_or(namespace);
+            let key = ServiceKey { namespace: namespace.into(), hostname: host.into() };
+            self.learn(Wanted::Service(key)).await
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! Delta ADS as a pure state machine: what to ask for when a stream opens, and what to answer to each response.
+//!
+//! It outlives streams: what was accepted on one is what the next begins with. Every response is acknowledged or refused
+//! under its own nonce, whatever came before it, so neither gaps nor repetitions confuse it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::Snapshot;
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+
+use super::{
+    holding::{Effect, Holding},
+    kind::Kind,
+};
+
+/// google.rpc.Code
+const INVALID_ARGUMENT: i32 = 3;
+/// A control plane that is wrong about everything is told so in few words.
+const TOLD: usize = 20;
+const TOLD_BYTES: usize = 4096;
+/// Names of rejected resources that are remembered, for metrics and status.
+const REMEMBERED: usize = 100;
+/// Everything.
+const WILDCARD: &str = "*";
+
+pub(super) struct Protocol {
+    node: Node,
+    on_demand: bool,
+    pub(super) holding: Holding,
+    /// What is subscribed to by name; only on demand.
+    wanted: BTreeSet<String>,
+    /// Which types have been answered, ever.
+    answered: BTreeSet<Kind>,
+    /// Resources that were sent and cannot be used, as they were sent last.
+    rejected: BTreeMap<(Kind, String), String>,
+}
+
+/// What follows from a response.
+#[derive(Debug, PartialEq)]
+pub(super) struct Reaction {
+    pub(super) kind: Option<Kind>,
+    pub(super) effect: Effect,
+    /// `None` for a response that has no nonce to answer to.
+    pub(super) reply: Option<DeltaDiscoveryRequest>,
+}
+
+impl Protocol {
+    pub(super) fn new(node: Node, on_demand: bool, holding: Holding) -> Self {
+        Self {
+            node,
+            on_demand,
+            holding,
+            wanted: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            rejected: BTreeMap::new(),
+        }
+    }
+
+    /// The first requests of a new stream.
+    pub(super) fn open(&self) -> Vec<DeltaDiscoveryRequest> {
+        Kind::ALL.into_iter().map(|kind| self.first(kind)).collect()
+    }
+
+    fn first(&self, kind: Kind) -> DeltaDiscoveryRequest {
+        let mut request = DeltaDiscoveryRequest {
+            node: Some(self.node.clone()),
+            type_url: kind.type_url().to_owned(),
+            initial_resource_versions: self.holding.versions(kind),
+            ..DeltaDiscoveryRequest::default()
+        };
+        // Without any name it would ask for everything, so what is asked for and given up at once is everything.
+        // What came along with what was asked for shall be kept up to date too.
+        if self.on_demand && kind == Kind::Address {
+            let held = request.initial_resource_versions.keys();
+            let names: BTreeSet<&String> = self.wanted.iter().chain(held).collect();
+            request.resource_names_subscribe =
+                [WILDCARD.to_owned()].into_iter().chain(names.into_iter().cloned()).collect();
+            request.resource_names_unsubscribe = vec![WILDCARD.to_owned()];
+        }
+        request
+    }
+
+    /// Changes what is subscribed to by name. `None` if nothing changes.
+    pub(super) fn subscribe(
+        &mut self,
+        wanted: impl IntoIterator<Item = String>,
+        unwanted: impl IntoIterator<Item = String>,
+    ) -> Option<DeltaDiscoveryRequest> {
+        let new: Vec<_> = wanted.into_iter().filter(|name| self.wanted.insert(name.clone())).collect();
+        let old: Vec<_> = unwanted.into_iter().collect();
+        old.iter().for_each(|name| _ = self.wanted.remove(name));
+        (!new.is_empty() || !old.is_empty()).then(|| DeltaDiscoveryRequest {
+            type_url: Kind::Address.type_url().to_owned(),
+            resource_names_subscribe: new,
+            resource_names_unsubscribe: old,
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+
+    /// Puts what is good of a response in force. One bad resource costs the others nothing.
+    pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse, snapshot: &mut Snapshot) -> Reaction {
+        let kind = Kind::of(&response.type_url);
+        let (effect, error) = match kind {
+            Some(kind) => {
+                let effect = self.holding.apply(kind, response, snapshot);
+                self.remember(kind, response, &effect);
+                self.answered.insert(kind);
+                let error = (!effect.rejected.is_empty()).then(|| told(&effect.rejected));
+                (effect, error)
+            }
+            None => (Effect::default(), Some("this type was not asked for".to_owned())),
+        };
+        let reply = (!response.nonce.is_empty()).then(|| DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            error_detail: error.map(|message| Status { code: INVALID_ARGUMENT, message }),
+            ..DeltaDiscoveryRequest::default()
+        });
+        Reaction { kind, effect, reply }
+    }
+
+    fn remember(&mut self, kind: Kind, response: &DeltaDiscoveryResponse, effect: &Effect) {
+        if !self.rejected.is_empty() {
+            let named = response.resources.iter().map(|resource| &resource.name);
+            for name in named.chain(&response.removed_resources) {
+                self.rejected.remove(&(kind, name.clone()));
+            }
+        }
+        for (name, reason) in &effect.rejected {
+            if self.rejected.len() < REMEMBERED {
+                self.rejected.insert((kind, name.clone()), reason.clone());
+            }
+        }
+    }
+
+    /// The types that nothing has been heard of yet.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(|kind| !self.answered.contains(kind))
+    }
+
+    pub(super) fn rejected(&self) -> &BTreeMap<(Kind, String), String> {
+        &self.rejected
+    }
+}
+
+fn told(rejected: &[(String, String)]) -> String {
+    let mut message = String::new();
+    for (name, reason) in rejected.iter().take(TOLD) {
+        let separator = if message.is_empty() { "" } else { "; " };
+        message.push_str(&format!("{separator}{name}: {reason}"));
+    }
+    if rejected.len() > TOLD {
+        message.push_str(&format!("; and {} more", rejected.len() - TOLD));
+    }
+    if message.len() > TOLD_BYTES {
+        let end = (0..=TOLD_BYTES).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+        message.truncate(end);
+    }
+    message
+}

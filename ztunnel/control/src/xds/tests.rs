@@ -1,0 +1,9 @@
+//! The state machine alone, against what the field's own proxy was recorded to say, and the client against a control
+//! plane that misbehaves.
+
+mod client;
+mod converting;
+mod needs;
+mod recorded;
+mod resources;
+mod responses;

@@ -1,0 +1,1 @@
+//! The client over real TLS, against a control plane that misbehaves.
