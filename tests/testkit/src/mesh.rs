@@ -152,6 +152,11 @@ impl Mesh {
         self.node_directory(self.node(node)).join("pods.yaml")
     }
 
+    /// What the state file says; for a control plane to tell instead of it.
+    pub fn state(&self) -> Value {
+        files::state(&self.topology, &self.plan)
+    }
+
     pub fn state_file(&self) -> PathBuf {
         self.directory.join("state.yaml")
     }
@@ -200,6 +205,9 @@ impl Mesh {
             settings.insert(key.to_owned(), value);
         }
         settings.extend(self.plan.settings.clone());
+        if settings.contains_key("controlPlane") {
+            settings.remove("stateFile");
+        }
         Value::Object(settings)
     }
 

@@ -13,7 +13,9 @@ use telemetry::{Ledgers, metrics::Exporter};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{certificates, config::Config, files, logging::DroppedLines, node::Node, verdicts};
+use crate::{
+    certificates, config::Config, files, logging::DroppedLines, node::Node, state::StateStatus, verdicts,
+};
 
 /// All that the endpoints tell of.
 pub(crate) struct Admin {
@@ -24,7 +26,7 @@ pub(crate) struct Admin {
     pub(crate) node: Arc<Node>,
     pub(crate) exporter: Exporter,
     pub(crate) dropped: DroppedLines,
-    pub(crate) state: watch::Receiver<FileStatus>,
+    pub(crate) state: StateStatus,
     pub(crate) pods: watch::Receiver<FileStatus>,
     /// Fired when every pod that could be enrolled is, and the programs are attached.
     pub(crate) ready: CancellationToken,
@@ -61,7 +63,7 @@ ztunnel admin endpoint
 /plaintext     who sends plaintext to whom, where mutual TLS is possible
 /pods          this node's pods: enrolled or not, and why not
 /certificates  certificates by identity: state, serial, validity
-/state         the watched files: what is in force, what is wrong with them
+/state         where the mesh comes from, and the watched files: what is in force, what is wrong
 /verdicts      what the eBPF programs decided, counted
 /config_dump   all of the above, with the mesh state and the configuration
 ";
@@ -89,10 +91,11 @@ impl Admin {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
                 verdicts::record(self.node.parts.redirector.verdicts());
                 self.dropped.record();
-                files::record("state", &self.state.borrow());
                 files::record("pods", &self.pods.borrow());
+                let beside = self.state.record();
                 let mut body = self.exporter.render(&self.ledgers);
                 body.push_str(&certificates::lifetimes(&self.certificates.statuses(), SystemTime::now()));
+                body.push_str(&beside);
                 body.push_str(&verdicts::older_connections(&self.node.older_connections()));
                 Answer { status: StatusCode::OK, content_type: "text/plain; version=0.0.4", body }
             }
@@ -106,9 +109,13 @@ impl Admin {
                 Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "not ready, draining\n")
             }
             (&Method::GET, "/healthz/ready") if !self.ready.is_cancelled() => {
-                Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "not ready, pending: enrolment\n")
+                let pending = self.state.pending().unwrap_or_else(|| "enrolment".to_owned());
+                Answer::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("not ready, pending: {pending}\n"))
             }
-            (&Method::GET, "/healthz/ready") => Answer::text(StatusCode::OK, "ready\n"),
+            (&Method::GET, "/healthz/ready") => {
+                let stale = self.state.stale().map(|stale| format!("{stale}\n")).unwrap_or_default();
+                Answer::text(StatusCode::OK, &format!("ready\n{stale}"))
+            }
             _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /healthz/ready\n"),
         }
     }

@@ -14,8 +14,10 @@ use clap::{Args, ValueEnum};
 use model::TrustDomain;
 use serde::{Deserialize, Serialize};
 
+mod control_plane;
 mod dns;
 
+pub(crate) use control_plane::ControlPlaneSection;
 pub(crate) use dns::Dns;
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
@@ -34,6 +36,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "ZTUNNEL_CLUSTER_ID", value_name = "NAME")]
     cluster_id: Option<String>,
     /// The mesh: workloads, services and policies, in the form of Istio's local configuration. Watched for changes.
+    /// Instead of it, the configuration file may name a `controlPlane`.
     #[arg(long, env = "ZTUNNEL_STATE_FILE", value_name = "FILE")]
     state_file: Option<PathBuf>,
     /// This node's pods that are to be enrolled. Watched for changes.
@@ -96,6 +99,8 @@ pub(crate) struct Settings {
     inspection_interval: Option<Span>,
     #[arg(skip)]
     dns: Dns,
+    #[arg(skip)]
+    control_plane: Option<ControlPlaneSection>,
 }
 
 /// What is in force. Serializes into the admin endpoint's `/config_dump`: no secrets here, only their paths.
@@ -105,7 +110,7 @@ pub(crate) struct Config {
     pub(crate) node_name: String,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) cluster_id: String,
-    pub(crate) state_file: PathBuf,
+    pub(crate) state_file: Option<PathBuf>,
     pub(crate) pods_file: PathBuf,
     pub(crate) bpf_dir: PathBuf,
     pub(crate) cgroup_root: PathBuf,
@@ -126,6 +131,7 @@ pub(crate) struct Config {
     pub(crate) handshake_deadline: Span,
     pub(crate) inspection_interval: Span,
     pub(crate) dns: Dns,
+    pub(crate) control_plane: Option<ControlPlaneSection>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -148,15 +154,17 @@ pub(crate) fn load(file: Option<&Path>, given: Settings) -> anyhow::Result<Confi
 /// Whether a file would do. What it leaves out may be given by flag or environment.
 pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
     let elsewhere = || Some(PathBuf::from("/given/elsewhere"));
+    let settings = read(file)?;
     let given = Settings {
-        state_file: elsewhere(),
+        state_file: elsewhere().filter(|_| settings.control_plane.is_none()),
         pods_file: elsewhere(),
         ca_key: elsewhere(),
         ca_certificate: elsewhere(),
         cgroup_root: elsewhere(),
         ..Settings::default()
     };
-    Config::new(read(file)?.or(given)).map(|_| ())
+    let control_plane = settings.control_plane.clone();
+    Config::new(Settings { control_plane, ..settings.or(given) }).map(|_| ())
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
@@ -191,6 +199,7 @@ impl Settings {
             handshake_deadline: self.handshake_deadline.or(other.handshake_deadline),
             inspection_interval: self.inspection_interval.or(other.inspection_interval),
             dns: other.dns,
+            control_plane: other.control_plane,
         }
     }
 }
@@ -202,7 +211,7 @@ impl Config {
             node_name: settings.node_name.unwrap_or_default(),
             trust_domain: settings.trust_domain.map_or_else(|| "cluster.local".parse(), Ok)?,
             cluster_id: settings.cluster_id.unwrap_or_else(|| "Kubernetes".to_owned()),
-            state_file: needed(settings.state_file, "stateFile", "--state-file")?,
+            state_file: settings.state_file,
             pods_file: needed(settings.pods_file, "podsFile", "--pods-file")?,
             bpf_dir: settings.bpf_dir.unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
             cgroup_root: settings.cgroup_root.map_or_else(default_cgroup_root, Ok)?,
@@ -227,12 +236,22 @@ impl Config {
             handshake_deadline: settings.handshake_deadline.unwrap_or(Span(Duration::from_secs(10))),
             inspection_interval: settings.inspection_interval.unwrap_or(Span(Duration::from_secs(2))),
             dns: settings.dns,
+            control_plane: settings.control_plane,
         };
         config.check()?;
         Ok(config)
     }
 
     fn check(&self) -> anyhow::Result<()> {
+        match (&self.state_file, &self.control_plane) {
+            (None, None) => bail!(
+                "stateFile is not set: give it in the configuration file, or by --state-file; or name a controlPlane"
+            ),
+            (Some(_), Some(_)) => {
+                bail!("stateFile and controlPlane: the mesh comes from one of them; give one")
+            }
+            (_, section) => section.iter().try_for_each(ControlPlaneSection::check)?,
+        }
         if self.worker_threads == 0 || self.worker_threads > 1024 {
             bail!("workerThreads: expected 1 to 1024, found {}", self.worker_threads);
         }
@@ -317,6 +336,15 @@ mod tests {
     fn errors_name_the_place_and_the_cure() {
         let error = |text: &str| format!("{:#}", load_text(text, Settings::default()).unwrap_err());
         assert!(error("stateFile: /s\n").contains("podsFile is not set"), "missing");
+        let section = "controlPlane: {address: 'istiod:15012', rootCertificates: system";
+        let both = error(&format!("{COMPLETE}{section}}}\n"));
+        assert!(both.contains("give one"), "{both}");
+        let neither = error(&COMPLETE.replace("stateFile: /s\n", ""));
+        assert!(neither.contains("stateFile is not set") && neither.contains("controlPlane"), "{neither}");
+        let plain = error(&format!("{COMPLETE}{}}}\n", section.replace("'istiod", "'http://istiod")));
+        assert!(plain.contains("TLS"), "{plain}");
+        let zero = error(&COMPLETE.replace("stateFile: /s", &format!("{section}, patience: 0s}}")));
+        assert!(zero.contains("controlPlane.patience"), "{zero}");
         let unknown = error(&format!("{COMPLETE}drainDeadlin: 5s\n"));
         assert!(unknown.contains("drainDeadlin") && unknown.contains('6'), "{unknown}");
         assert!(error(&format!("{COMPLETE}drainDeadline: soon\n")).contains("drainDeadline"));

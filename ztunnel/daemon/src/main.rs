@@ -12,6 +12,7 @@ mod offline;
 mod plaintext;
 mod run;
 mod sockets;
+mod state;
 mod status;
 mod verdicts;
 

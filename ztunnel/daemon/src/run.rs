@@ -6,7 +6,7 @@
 use std::{fs::File, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use control::{Certificates, NameSettings, Names, PodsFile, StateFile};
+use control::{Certificates, NameSettings, Names, PodsFile};
 use model::SharedSnapshot;
 use proxy::{Proxy, ProxySettings};
 use redirect::Redirector;
@@ -27,6 +27,7 @@ use crate::{
     files,
     logging::DroppedLines,
     node::{Node, Parts},
+    state::{self, State},
     verdicts,
 };
 
@@ -62,15 +63,15 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
     DroppedLines::describe();
     files::describe();
     certificates::describe();
+    state::describe();
     let snapshot = Arc::new(SharedSnapshot::default());
-    let state =
-        StateFile::start(&config.state_file, config.trust_domain.clone(), Arc::clone(&snapshot)).await?;
+    let state = Arc::new(State::start(&config, &snapshot).await?);
     let pods = PodsFile::start(&config.pods_file).await?;
     let certificates = Arc::new(certificates::start(&config)?);
     let ledgers = Arc::<Ledgers>::default();
     let tunnel = Tunnel::new(tunnel_settings(&config), Arc::clone(&certificates));
     let dns = config.dns.enabled.then(|| dns_settings(&config));
-    let proxy_settings = proxy_settings(&config, dns.as_ref());
+    let proxy_settings = ProxySettings { demand: state.demand(), ..proxy_settings(&config, dns.as_ref()) };
     let names = Arc::new(Names::open(&config.resolv_conf, NameSettings::default()));
     let proxy =
         Proxy::new(proxy_settings, Arc::clone(&snapshot), tunnel.clone(), Arc::clone(&ledgers), names);
@@ -104,6 +105,13 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
     admin::serve(&admin).await?;
     let desired = pods.pods();
     let first = Arc::clone(&desired.borrow());
+    state.keep(&first);
+    tokio::spawn(Arc::clone(&state).follow(desired.clone()));
+    // Whom a pod may talk to must be known before it is taken over.
+    if stopped.run_until_cancelled(state.complete()).await.is_none() {
+        tracing::info!("stopped before the mesh was known");
+        return Ok(());
+    }
     node.start(&first).await.context("attaching the node's programs")?;
     tokio::spawn(Arc::clone(&node).run(desired));
     tokio::spawn(Arc::clone(&node).watch_over());

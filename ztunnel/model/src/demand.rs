@@ -1,6 +1,6 @@
 //! State that is fetched when somebody first needs it, and who fetches it.
 
-use std::{net::IpAddr, pin::Pin, sync::Arc};
+use std::{fmt::Debug, net::IpAddr, pin::Pin, sync::Arc};
 
 use crate::{Workload, WorkloadUid};
 
@@ -26,7 +26,7 @@ pub type Learning<'a> = Pin<Box<dyn Future<Output = Result<(), Unlearned>> + Sen
 
 /// Brings into the snapshot what can be known of somebody, within a deadline of its own. Whom nobody knows is learned
 /// too: the snapshot has nothing then, and that is the answer.
-pub trait Demand: Send + Sync + 'static {
+pub trait Demand: Debug + Send + Sync + 'static {
     /// A pod of this node.
     fn local<'a>(&'a self, uid: &'a WorkloadUid) -> Learning<'a>;
 

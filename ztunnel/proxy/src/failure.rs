@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr};
 
 use http::StatusCode;
-use model::{Refusal, names::NameError, refusal::RefusalKind};
+use model::{Refusal, demand::Unlearned, names::NameError, refusal::RefusalKind};
 use telemetry::{Outcome, ResponseFlags};
 use tunnel::{DialError, Phase, StreamError};
 
@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     Dial(#[from] DialError),
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    Unlearned(#[from] Unlearned),
     #[error("connecting to {target}: {source}")]
     Connect { target: SocketAddr, source: io::Error },
     #[error("the application at {target}: {source}")]
@@ -38,6 +40,7 @@ impl Failure {
             Self::Loop(_) => "loop",
             Self::Dial(error) => error.reason(),
             Self::Name(error) => error.reason(),
+            Self::Unlearned(error) => error.reason(),
             Self::Connect { .. } => "connect",
             Self::Application { .. } => "application_connect",
             Self::Crowded => "crowded",
@@ -55,9 +58,12 @@ impl Failure {
             Self::Dial(error) => is_of_peer(error),
             Self::Connect { source, .. } => is_of_network(source),
             Self::Name(_) | Self::Deadline => true,
-            Self::Loop(_) | Self::Application { .. } | Self::Crowded | Self::Stream(_) | Self::Socket(_) => {
-                false
-            }
+            Self::Unlearned(_)
+            | Self::Loop(_)
+            | Self::Application { .. }
+            | Self::Crowded
+            | Self::Stream(_)
+            | Self::Socket(_) => false,
         }
     }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use model::{
     Role, SharedSnapshot, Snapshot, SvidSource,
+    demand::Demand,
     names::HostNames,
     outlier::{OutlierSettings, Outliers},
 };
@@ -34,6 +35,8 @@ pub struct ProxySettings {
     pub sockets: usize,
     /// How soon open connections feel a change of the mesh state.
     pub recheck_interval: Duration,
+    /// Whom to ask for what the state does not have; nobody, if it has everything.
+    pub demand: Option<Arc<dyn Demand>>,
 }
 
 impl Default for ProxySettings {
@@ -46,6 +49,7 @@ impl Default for ProxySettings {
             handshakes: 2048,
             sockets: 16_384,
             recheck_interval: Duration::from_secs(1),
+            demand: None,
         }
     }
 }

@@ -53,6 +53,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger: &mut Ledger,
     ) -> Result<Upstream, Failure> {
         let mut turns = Turns::new(self.proxy.settings.attempts.max(1), until);
+        self.learn(destination, until).await?;
         let connected = self.connect_somewhere(client, destination, &mut turns, ledger).await;
         connected.map_err(|Stumble { failure, proven }| {
             if let Some((own, peer)) = proven {
@@ -60,6 +61,19 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             }
             failure
         })
+    }
+
+    /// Whoever is not known yet is asked for: an unknown workload must not be taken for an outsider, who gets plaintext.
+    async fn learn(&self, destination: OriginalDst, until: Instant) -> Result<(), Failure> {
+        let Some(demand) = &self.proxy.settings.demand else { return Ok(()) };
+        let learning = async {
+            demand.local(&self.local.uid).await?;
+            match self.snapshot().workload(&self.local.uid) {
+                Some(source) => demand.destination(source, destination.0.ip()).await,
+                None => Ok(()),
+            }
+        };
+        Ok(timeout_at(until, learning).await.map_err(|_| Failure::Deadline)??)
     }
 
     /// Each attempt is made by the state of its own time: what is gone by then is not tried, what is forbidden by then not

@@ -2,9 +2,16 @@
 //!
 //! Only what differs is changed in the snapshot, so a full push of what is known already touches nothing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use model::{Snapshot, TrustDomain, WorkloadUid, policy::PolicyKey, service::ServiceKey};
+use model::{
+    Snapshot, TrustDomain, WorkloadUid,
+    policy::{Policy, PolicyKey},
+    service::ServiceKey,
+};
 use proto::discovery::{DeltaDiscoveryResponse, Resource};
 
 use super::{
@@ -19,6 +26,8 @@ pub(super) struct Holding {
     workloads: HashMap<WorkloadUid, Version>,
     services: HashMap<ServiceKey, Version>,
     policies: HashMap<PolicyKey, Version>,
+    /// Those of which only what could be read is in force.
+    curtailed: HashSet<PolicyKey>,
     /// Most resources of a push have the same.
     last_version: Version,
 }
@@ -39,6 +48,7 @@ impl Holding {
             workloads: HashMap::new(),
             services: HashMap::new(),
             policies: HashMap::new(),
+            curtailed: HashSet::new(),
             last_version: Version::default(),
         }
     }
@@ -56,56 +66,71 @@ impl Holding {
         }
         for resource in &response.resources {
             let version = self.version(&resource.version);
-            let accepted = match self.converter.convert(kind, resource) {
-                Ok(object) => self.accept(object, version, snapshot),
-                Err(reason) => Err(reason),
-            };
-            match accepted {
-                Ok(changed) => effect.changed += usize::from(changed),
-                Err(reason) => effect.rejected.push((resource.name.clone(), reason)),
+            let converted = self.converter.convert(kind, resource);
+            let accepted = converted.and_then(|object| self.accept(object, version, snapshot, &mut effect));
+            if let Err(reason) = accepted {
+                effect.rejected.push((resource.name.clone(), reason));
             }
         }
         effect
     }
 
-    /// Whether the snapshot differs for it. An error is for the control plane to hear.
-    fn accept(&mut self, object: Object, version: Version, snapshot: &mut Snapshot) -> Result<bool, String> {
+    /// An error is for the control plane to hear, whether or not something was made of the object.
+    fn accept(
+        &mut self,
+        object: Object,
+        version: Version,
+        snapshot: &mut Snapshot,
+        effect: &mut Effect,
+    ) -> Result<(), String> {
         match object {
             Object::Workload(workload) => {
                 self.workloads.insert(workload.uid.clone(), version);
-                let differs = snapshot.workload(&workload.uid).is_none_or(|old| **old != workload);
-                if differs {
+                if snapshot.workload(&workload.uid).is_none_or(|old| **old != workload) {
                     snapshot.insert_workload(workload);
+                    effect.changed += 1;
                 }
-                Ok(differs)
             }
             Object::Service(service) => {
                 let key = service.key();
                 self.services.insert(key.clone(), version);
-                let differs = snapshot.service(&key).is_none_or(|old| **old != service);
-                if differs {
+                if snapshot.service(&key).is_none_or(|old| **old != service) {
                     snapshot.insert_service(service);
+                    effect.changed += 1;
                 }
-                Ok(differs)
             }
             Object::Policy(policy, flaw) => {
-                let key = policy.key();
-                if let Some(flaw) = flaw {
-                    // The last good one stays. Without one this stands, under no version: it is not what was sent.
-                    if !self.policies.contains_key(&key) {
-                        self.policies.insert(key, Version::default());
-                        snapshot.insert_policy(policy);
-                    }
-                    return Err(flaw);
-                }
-                self.policies.insert(key.clone(), version);
-                let differs = snapshot.policy(&key).is_none_or(|old| **old != policy);
-                if differs {
-                    snapshot.insert_policy(policy);
-                }
-                Ok(differs)
+                return self.accept_policy(policy, flaw, version, snapshot, effect);
             }
         }
+        Ok(())
+    }
+
+    /// The last good version stays in force. Without one, what could be read of this stands, under no version: it is
+    /// not what was sent.
+    fn accept_policy(
+        &mut self,
+        policy: Policy,
+        flaw: Option<String>,
+        version: Version,
+        snapshot: &mut Snapshot,
+        effect: &mut Effect,
+    ) -> Result<(), String> {
+        let key = policy.key();
+        let has_good = self.policies.contains_key(&key) && !self.curtailed.contains(&key);
+        if flaw.is_none() {
+            self.policies.insert(key.clone(), version);
+            self.curtailed.remove(&key);
+        } else if !has_good {
+            self.policies.insert(key.clone(), Version::default());
+            self.curtailed.insert(key.clone());
+        }
+        let stands = flaw.is_none() || !has_good;
+        if stands && snapshot.policy(&key).is_none_or(|old| **old != policy) {
+            snapshot.insert_policy(policy);
+            effect.changed += 1;
+        }
+        flaw.map_or(Ok(()), Err)
     }
 
     /// Whether there was such a one.
@@ -115,6 +140,7 @@ impl Holding {
             Kind::Authorization => {
                 let Ok(key) = name.parse::<PolicyKey>() else { return false };
                 snapshot.remove_policy(&key);
+                self.curtailed.remove(&key);
                 self.policies.remove(&key).is_some()
             }
         }

@@ -71,6 +71,7 @@ impl Wanted {
     }
 }
 
+#[derive(Debug)]
 struct Entry {
     answered: Arc<SetOnce<()>>,
     used: Instant,
@@ -80,6 +81,7 @@ struct Entry {
 }
 
 /// Shared by those who need and the one who asks.
+#[derive(Debug)]
 pub struct OnDemand {
     settings: OnDemandSettings,
     snapshot: Arc<SharedSnapshot>,
@@ -87,7 +89,7 @@ pub struct OnDemand {
     pub(super) changed: Notify,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Book {
     entries: HashMap<Wanted, Entry>,
     by_name: HashMap<String, Wanted>,

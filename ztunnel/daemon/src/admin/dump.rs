@@ -48,7 +48,7 @@ impl Admin {
     }
 
     pub(super) fn files(&self) -> Value {
-        json!({ "state": *self.state.borrow(), "pods": *self.pods.borrow() })
+        json!({ "state": self.state.json(), "pods": *self.pods.borrow() })
     }
 
     pub(super) fn verdicts(&self) -> BTreeMap<&'static str, u64> {

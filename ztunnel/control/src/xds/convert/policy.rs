@@ -20,7 +20,7 @@ pub(super) fn policy(told: wire::Authorization) -> (Policy, Option<String>) {
     flaws.unless(scope.is_some(), || format!("unknown scope {}", told.scope));
     let rules = told.rules.into_iter().map(|rule| {
         let clauses = rule.clauses.into_iter();
-        clauses.map(|clause| clause.matches.into_iter().map(|m| matching(m, &mut flaws)).collect()).collect()
+        clauses.map(|clause| clause.matches.into_iter().map(|m| matching(&m, &mut flaws)).collect()).collect()
     });
     let policy = Policy {
         rules: if action.is_some() { rules.collect() } else { Vec::new() },
@@ -65,22 +65,23 @@ impl Flaws {
     }
 }
 
-fn matching(told: wire::Match, flaws: &mut Flaws) -> Match {
+fn matching(told: &wire::Match, flaws: &mut Flaws) -> Match {
     let mut marked = !told.extensions.is_empty();
     let mut read = Reader { flaws, marked: &mut marked };
     let mut m = Match {
-        namespaces: read.all("namespaces", told.namespaces, text),
-        not_namespaces: read.each("notNamespaces", told.not_namespaces, text),
-        principals: read.all("principals", told.principals, text),
-        not_principals: read.each("notPrincipals", told.not_principals, text),
-        source_ips: read.all("sourceIps", told.source_ips, block),
-        not_source_ips: read.each("notSourceIps", told.not_source_ips, block),
-        destination_ips: read.all("destinationIps", told.destination_ips, block),
-        not_destination_ips: read.each("notDestinationIps", told.not_destination_ips, block),
-        destination_ports: read.all("destinationPorts", told.destination_ports, port),
-        not_destination_ports: read.each("notDestinationPorts", told.not_destination_ports, port),
-        service_accounts: read.all("serviceAccounts", told.service_accounts, account),
-        not_service_accounts: read.each("notServiceAccounts", told.not_service_accounts, account),
+        namespaces: read.all("namespaces", &told.namespaces, text),
+        not_namespaces: read.each("notNamespaces", &told.not_namespaces, text),
+        principals: read.all("principals", &told.principals, text),
+        not_principals: read.each("notPrincipals", &told.not_principals, text),
+        source_ips: read.all("sourceIps", &told.source_ips, block),
+        not_source_ips: read.each("notSourceIps", &told.not_source_ips, block),
+        destination_ips: read.all("destinationIps", &told.destination_ips, block),
+        not_destination_ips: read.each("notDestinationIps", &told.not_destination_ips, block),
+        destination_ports: read.all("destinationPorts", &told.destination_ports, |&number| port(number)),
+        not_destination_ports: read
+            .each("notDestinationPorts", &told.not_destination_ports, |&number| port(number)),
+        service_accounts: read.all("serviceAccounts", &told.service_accounts, account),
+        not_service_accounts: read.each("notServiceAccounts", &told.not_service_accounts, account),
         ..Match::default()
     };
     if marked {
@@ -96,13 +97,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// One that cannot be read could be the one that holds, so the rest says nothing without it.
-    fn all<T, U>(&mut self, field: &str, told: Vec<T>, read: fn(T) -> Result<U, String>) -> Vec<U> {
+    fn all<T, U>(&mut self, field: &str, told: &[T], read: fn(&T) -> Result<U, String>) -> Vec<U> {
         let count = told.len();
         let values = self.each(field, told, read);
         if values.len() == count { values } else { Vec::new() }
     }
 
-    fn each<T, U>(&mut self, field: &str, told: Vec<T>, read: fn(T) -> Result<U, String>) -> Vec<U> {
+    fn each<T, U>(&mut self, field: &str, told: &[T], read: fn(&T) -> Result<U, String>) -> Vec<U> {
         let mut values = Vec::with_capacity(told.len());
         for value in told {
             match read(value) {
@@ -117,8 +118,8 @@ impl Reader<'_> {
     }
 }
 
-fn text(told: wire::StringMatch) -> Result<StringMatch, String> {
-    Ok(match told.match_type.ok_or("a comparison of a sort that is not known")? {
+fn text(told: &wire::StringMatch) -> Result<StringMatch, String> {
+    Ok(match told.match_type.clone().ok_or("a comparison of a sort that is not known")? {
         MatchType::Exact(text) => StringMatch::Exact(text),
         MatchType::Prefix(text) => StringMatch::Prefix(text),
         MatchType::Suffix(text) => StringMatch::Suffix(text),
@@ -126,15 +127,18 @@ fn text(told: wire::StringMatch) -> Result<StringMatch, String> {
     })
 }
 
-fn block(told: wire::Address) -> Result<IpNet, String> {
+fn block(told: &wire::Address) -> Result<IpNet, String> {
     let ip = ip(&told.address)?;
     let length = u8::try_from(told.length).ok();
     let block = length.and_then(|length| IpNet::new(ip, length).ok());
     block.ok_or_else(|| format!("{ip} is no block of length {}", told.length))
 }
 
-fn account(told: wire::ServiceAccountMatch) -> Result<ServiceAccountMatch, String> {
-    Ok(ServiceAccountMatch { namespace: told.namespace, service_account: told.service_account })
+fn account(told: &wire::ServiceAccountMatch) -> Result<ServiceAccountMatch, String> {
+    Ok(ServiceAccountMatch {
+        namespace: told.namespace.clone(),
+        service_account: told.service_account.clone(),
+    })
 }
 
 fn given(extensions: &[wire::Extension]) -> Unenforced {

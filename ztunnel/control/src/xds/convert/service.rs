@@ -24,6 +24,8 @@ impl Converter {
             hostname: self.texts.share(&told.hostname),
             vips: vips?,
             ports: ports(&told.ports)?,
+            // The control plane has no names for them.
+            port_names: std::collections::BTreeMap::default(),
             subject_alt_names: names.map_err(|error: model::identity::InvalidIdentity| error.to_string())?,
             waypoint: through.map(waypoint).transpose()?,
             load_balancer: told.load_balancing.as_ref().map(load_balancer),

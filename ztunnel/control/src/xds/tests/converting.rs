@@ -86,7 +86,9 @@ fn a_policy_with_a_part_that_cannot_be_read_never_widens_access() {
     ] {
         let (mut protocol, mut snapshot) = mesh();
         let response = policies("n-2", vec![of_policy(&policy("p", action, m), "1")]);
-        let error = protocol.receive(&response, &mut snapshot).reply.unwrap().error_detail.unwrap();
+        let reaction = protocol.receive(&response, &mut snapshot);
+        assert_eq!(reaction.effect.changed, 1, "{what}: it is to be published");
+        let error = reaction.reply.unwrap().error_detail.unwrap();
         assert!(error.message.starts_with("default/p: "), "{what}: {}", error.message);
         assert_eq!(admitted(&snapshot, &everybody), expected, "{what}");
     }
@@ -112,7 +114,7 @@ fn a_policy_of_which_nothing_can_be_read_closes_its_namespace() {
 fn the_last_good_version_of_a_policy_stays_in_force() {
     let (mut protocol, mut snapshot) = mesh();
     let good = of_policy(&policy("p", Action::Allow, of_principal("client")), "1");
-    protocol.receive(&policies("n-2", vec![good.clone()]), &mut snapshot);
+    protocol.receive(&policies("n-2", vec![good]), &mut snapshot);
     let bad = Match { source_ips: vec![block("10.0.0.0", 77)], ..of_principal("other") };
     protocol.receive(&policies("n-3", vec![of_policy(&policy("p", Action::Allow, bad), "2")]), &mut snapshot);
     assert_eq!(admitted(&snapshot, &[Some("client"), Some("other")]), [true, false]);

@@ -1,0 +1,95 @@
+//! `controlPlane`: whom to ask for the mesh instead of reading it from a file.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use control::{
+    ChannelSettings, ControlPlaneAddress, ControlPlaneSettings, OnDemandSettings, ProxyNode, RootCertificates,
+};
+use model::Settings;
+use serde::{Deserialize, Serialize};
+
+use super::{Config, Span};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ControlPlaneSection {
+    /// `host:port`, always by TLS.
+    pub(crate) address: ControlPlaneAddress,
+    /// A PEM file, read anew for each connection; or PEM itself; or `system`.
+    pub(crate) root_certificates: RootCertificates,
+    /// The service account's token, read anew for each request. Without it requests have no credentials.
+    pub(crate) token_file: Option<PathBuf>,
+    #[serde(default)]
+    mode: Mode,
+    /// On demand: what nobody has needed for this long is given up.
+    #[serde(default = "default_unused_after")]
+    unused_after: Span,
+    /// On demand: how long a connection waits for an answer.
+    #[serde(default = "default_patience")]
+    patience: Span,
+    /// Who this daemon is.
+    #[serde(default)]
+    node: ProxyNode,
+    /// What a control plane does not tell; as in the state file.
+    #[serde(default)]
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Mode {
+    /// The whole mesh.
+    #[default]
+    Full,
+    /// What somebody needs, when it is needed.
+    OnDemand,
+}
+
+impl ControlPlaneSection {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.settings.check().context("controlPlane.settings")?;
+        for (name, span) in [("unusedAfter", self.unused_after), ("patience", self.patience)] {
+            if span.0 < Duration::from_millis(10) {
+                bail!("controlPlane.{name}: expected at least 10ms, found {span}");
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn settings(&self, config: &Config) -> ControlPlaneSettings {
+        let mut node = self.node.clone();
+        if node.node_name.is_empty() {
+            node.node_name.clone_from(&config.node_name);
+        }
+        ControlPlaneSettings {
+            channel: self.channel(config),
+            node,
+            trust_domain: config.trust_domain.clone(),
+            on_demand: (self.mode == Mode::OnDemand).then(|| OnDemandSettings {
+                unused_after: self.unused_after.0,
+                patience: self.patience.0,
+                ..OnDemandSettings::default()
+            }),
+            local: self.settings.clone(),
+        }
+    }
+
+    fn channel(&self, config: &Config) -> ChannelSettings {
+        ChannelSettings {
+            address: self.address.clone(),
+            roots: self.root_certificates.clone(),
+            token_file: self.token_file.clone(),
+            cluster_id: config.cluster_id.clone(),
+            connect_deadline: config.connect_deadline.0,
+        }
+    }
+}
+
+fn default_unused_after() -> Span {
+    Span(OnDemandSettings::default().unused_after)
+}
+
+fn default_patience() -> Span {
+    Span(OnDemandSettings::default().patience)
+}
