@@ -18,6 +18,7 @@ mod probes;
 mod services;
 mod settings;
 mod state;
+mod storms;
 mod streams;
 mod strict;
 mod support;

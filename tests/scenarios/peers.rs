@@ -12,6 +12,7 @@ mod refused;
 mod requests;
 mod server;
 mod stalls;
+mod storm;
 
 use std::{future::Future, thread::JoinHandle, time::Duration};
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 use testkit::{Daemon, Mesh, Place, eventually};
 
 use authority::{Authority, Leaf};
+pub(crate) use storm::HandshakeStorm;
 
 /// Longer than anything takes here that does not hang.
 const PATIENCE: Duration = Duration::from_secs(60);

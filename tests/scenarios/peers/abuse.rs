@@ -20,7 +20,8 @@ use super::{
     client::{Peer, config, secure},
     failures,
     frames::{
-        CANCEL, CONTINUATION, DATA, END_HEADERS, Frames, HEADERS, PING, RST_STREAM, SETTINGS, block, encoded,
+        CANCEL, CONTINUATION, DATA, END_HEADERS, Frames, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
+        WINDOW_UPDATE, block, encoded,
     },
     good, inside, refusals,
 };
@@ -32,6 +33,16 @@ const MOST_GROWTH: u64 = 16 << 20;
 /// Who does not read the answers is made to wait, so not every attack comes to its end.
 const ATTACK_TIME: Duration = Duration::from_secs(1);
 const END_DEADLINE: Duration = Duration::from_secs(20);
+/// What a breach is counted as.
+const REASONS: [&str; 7] = [
+    "http2",
+    "http2_excess",
+    "http2_flood",
+    "http2_flow_control",
+    "http2_frame_size",
+    "http2_compression",
+    "http2_protocol",
+];
 
 /// Frames that an attacker sends after HTTP/2's preface.
 struct Attack {
@@ -46,8 +57,8 @@ struct Attack {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// The connection ends; counted and logged.
-    End,
+    /// The connection ends; counted and logged for this reason.
+    End(&'static str),
     /// The attacker has to wait, or is ignored.
     Patience,
 }
@@ -65,27 +76,42 @@ fn attack(
 /// `target` is an application that reads, `unread` one that does not.
 fn attacks(target: &str, unread: &str) -> Vec<Attack> {
     use Answer::{End, Patience};
+    const EXCESS: Answer = End("http2_excess");
+    const FLOOD: Answer = End("http2_flood");
+    const FLOW: Answer = End("http2_flow_control");
     let connect = |target: &str| block(&[(":method", "CONNECT"), (":authority", target)]);
     let (request, stuck) = (connect(target), connect(unread));
     let open = |stream, request: &[u8]| encoded(HEADERS, END_HEADERS, stream, request);
     let reset = |stream| encoded(RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
+    let (request_only, dribbled, shut) = (request.clone(), request.clone(), request.clone());
     let endless = encoded(HEADERS, 0, 1, &request);
     let (again, many) = (request.clone(), request);
     let bomb = encoded(HEADERS, END_HEADERS, 1, &hpack_bomb());
     let header = block(&[("x", &"y".repeat(16_000))]);
+    let large = encoded(HEADERS, END_HEADERS, 1, &[request_only.as_slice(), &header[..]].concat());
+    let window = |stream, bytes: u32| encoded(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
+    let settings_window = |bytes: u32| encoded(SETTINGS, 0, 0, &[&[0, 4][..], &bytes.to_be_bytes()].concat());
     vec![
         // CVE-2023-44487.
-        attack("resets", vec![], move |n| [open(2 * n + 1, &again), reset(2 * n + 1)].concat(), 20_000, End),
-        attack("too many streams", vec![], move |n| open(2 * n + 1, &many), 20_000, End),
+        attack(
+            "resets",
+            vec![],
+            move |n| [open(2 * n + 1, &again), reset(2 * n + 1)].concat(),
+            20_000,
+            EXCESS,
+        ),
+        attack("too many streams", vec![], move |n| open(2 * n + 1, &many), 20_000, EXCESS),
         // CVE-2024-27316.
-        attack("endless headers", endless, move |_| encoded(CONTINUATION, 0, 1, &header), 2_000, End),
-        attack("an HPACK bomb", bomb, |_| vec![], 0, Patience),
+        attack("endless headers", endless, move |_| encoded(CONTINUATION, 0, 1, &header), 2_000, EXCESS),
+        attack("an HPACK bomb", bomb, |_| vec![], 0, EXCESS),
+        attack("a large header", large, |_| vec![], 0, Patience),
         // CVE-2019-9512 and CVE-2019-9515.
-        attack("PINGs", vec![], |_| encoded(PING, 0, 0, &[0; 8]), 200_000, Patience),
-        attack("SETTINGS", vec![], |_| encoded(SETTINGS, 0, 0, &[]), 200_000, Patience),
+        attack("PINGs", vec![], |_| encoded(PING, 0, 0, &[0; 8]), 200_000, FLOOD),
+        attack("SETTINGS", vec![], |_| encoded(SETTINGS, 0, 0, &[]), 200_000, FLOOD),
+        attack("PRIORITY", vec![], |_| encoded(PRIORITY, 0, 1, &[0, 0, 0, 3, 0]), 200_000, FLOOD),
         // CVE-2019-9518.
-        attack("empty DATA", open(1, &stuck), |_| encoded(DATA, 0, 1, &[]), 500_000, End),
-        attack("bytes one by one", open(1, &stuck), |_| encoded(DATA, 0, 1, &[0]), 65_000, End),
+        attack("empty DATA", open(1, &stuck), |_| encoded(DATA, 0, 1, &[]), 500_000, EXCESS),
+        attack("bytes one by one", open(1, &stuck), |_| encoded(DATA, 0, 1, &[0]), 65_000, EXCESS),
         attack(
             "more than the window",
             open(1, &stuck),
@@ -93,8 +119,26 @@ fn attacks(target: &str, unread: &str) -> Vec<Attack> {
             1_000,
             Patience,
         ),
-        attack("DATA for nobody", encoded(DATA, 0, 1, MARKER), |_| vec![], 0, End),
-        attack("a frame too large", encoded(DATA, 0, 1, &[0; 100_000]), |_| vec![], 0, End),
+        attack("DATA for nobody", encoded(DATA, 0, 1, MARKER), |_| vec![], 0, End("http2_protocol")),
+        attack(
+            "a frame too large",
+            encoded(DATA, 0, 1, &[0; 100_000]),
+            |_| vec![],
+            0,
+            End("http2_frame_size"),
+        ),
+        attack("a window of more than there is", window(0, u32::MAX >> 1), |_| vec![], 0, FLOW),
+        attack("a window of nothing", window(0, 0), |_| vec![], 0, End("http2_protocol")),
+        // CVE-2019-9511: bytes asked for one by one.
+        attack("a window opened by the byte", open(1, &dribbled), move |_| window(1, 1), 200_000, FLOOD),
+        // CVE-2019-9517: asked for, and never let in.
+        attack(
+            "a window that is shut and opened",
+            open(1, &shut),
+            move |n| settings_window(n % 2),
+            200_000,
+            FLOOD,
+        ),
     ]
 }
 
@@ -153,30 +197,39 @@ fn http2_is_no_weapon() {
         serves(&mesh, family);
         for attack in attacks(&target, &unread) {
             let (what, answer) = (attack.what, attack.answer);
-            let (memory, broken) = (daemon.memory().unwrap(), broken(daemon));
+            let (memory, before) = (daemon.memory().unwrap(), broken(daemon));
             let attacker = config(good(&mesh, "client"));
             let ended = inside(outside, move || launch(gateway, attacker, attack));
             let grown = daemon.memory().unwrap().saturating_sub(memory);
             println!("{what}: {} KiB", grown >> 10);
             assert!(grown < MOST_GROWTH, "{what}: grown by {grown} bytes");
-            if answer == Answer::End {
+            if let Answer::End(reason) = answer {
                 assert!(ended, "{what} goes on");
-                eventually(&format!("{what} is counted"), || {
-                    (self::broken(daemon) == broken + 1.0).then_some(())
+                let now = eventually(&format!("{what} is counted"), || {
+                    Some(broken(daemon)).filter(|now| *now != before)
                 });
+                assert_eq!(newly(&before, &now), [(reason, 1.0)], "{what}");
             }
             serves(&mesh, family);
         }
     }
-    refusals(daemon, "http2", 1);
+    for reason in ["http2_excess", "http2_flood", "http2_flow_control"] {
+        refusals(daemon, reason, 1);
+    }
     // Of tens of thousands of requests that nobody waited for, few got as far as the application.
     assert!(application.accepted() < 1_000, "{}", application.accepted());
     eventually("nothing is left of it", || daemon.connections().unwrap().is_empty().then_some(()));
 }
 
-/// HTTP/2 connections that ended by their peer's fault.
-fn broken(daemon: &Daemon) -> f64 {
-    daemon.metric("ztunnel_broken_sessions_total", &[]).unwrap()
+/// HTTP/2 connections that ended by their peer's fault, by reason.
+fn broken(daemon: &Daemon) -> Vec<(&'static str, f64)> {
+    let count = |reason| daemon.metric("ztunnel_broken_sessions_total", &[("reason", reason)]).unwrap();
+    REASONS.map(|reason| (reason, count(reason))).to_vec()
+}
+
+fn newly(before: &[(&'static str, f64)], now: &[(&'static str, f64)]) -> Vec<(&'static str, f64)> {
+    let counts = before.iter().zip(now).map(|((reason, before), (_, now))| (*reason, now - before));
+    counts.filter(|(_, count)| *count != 0.0).collect()
 }
 
 /// Another peer is served.

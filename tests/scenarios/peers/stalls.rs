@@ -73,7 +73,7 @@ async fn go(gateway: SocketAddr, config: Arc<ClientConfig>, step: Step) -> std::
     }
 }
 
-fn client_hello(gateway: SocketAddr, config: Arc<ClientConfig>) -> Vec<u8> {
+pub(super) fn client_hello(gateway: SocketAddr, config: Arc<ClientConfig>) -> Vec<u8> {
     let mut hello = Vec::new();
     let name = ServerName::IpAddress(gateway.ip().into());
     ClientConnection::new(config, name).unwrap().write_tls(&mut hello).unwrap();

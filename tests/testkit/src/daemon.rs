@@ -21,6 +21,8 @@ const METRICS_PORT: u16 = 15020;
 const READINESS_PORT: u16 = 15021;
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
+/// Of USER_HZ, which is 100 wherever Linux runs.
+const TICK_MILLISECONDS: u64 = 10;
 
 pub(crate) struct Launch<'a> {
     pub(crate) binary: &'a Path,
@@ -133,6 +135,23 @@ impl Daemon {
     /// The most that was ever resident, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
         self.memory_as("VmHWM:")
+    }
+
+    /// Descriptors that are open.
+    pub fn descriptors(&self) -> Result<usize> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.id())).context("the daemon is gone")?;
+        Ok(open.count())
+    }
+
+    /// Time it has spent on the processor, in user and kernel mode.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).context("the daemon is gone")?;
+        // After the name in parentheses, which may hold anything: utime is the 12th field, stime the 13th.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |index: usize| {
+            fields.get(index).context("/proc/<pid>/stat is short")?.parse::<u64>().context("ticks")
+        };
+        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * TICK_MILLISECONDS))
     }
 
     /// By the name of a line in /proc/<pid>/status.

@@ -240,7 +240,7 @@ impl Mesh {
         for node in &self.topology.nodes {
             for entry in fs::read_dir(self.node_directory(node)).into_iter().flatten().flatten() {
                 let path = entry.path();
-                if path.extension().is_some_and(|extension| extension == "log") {
+                if path.is_file() && path.extension().is_some_and(|extension| extension == "log") {
                     let text = fs::read_to_string(&path).unwrap_or_default();
                     let lines: Vec<&str> = text.lines().collect();
                     let end = lines[lines.len().saturating_sub(40)..].join("\n");

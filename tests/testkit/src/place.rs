@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+};
 
 use crate::{
     cgroup::Group,
@@ -92,6 +95,16 @@ impl Place {
         let child =
             self.0.anchor.ask(move || command.spawn())?.with_context(|| format!("starting {title}"))?;
         Ok(Process { child })
+    }
+
+    /// Whatever starts inside from now on gives way to others on the processor: nice(1), 19 of 19.
+    pub fn give_way(&self) -> Result<()> {
+        let lowered = self.0.anchor.ask(|| {
+            #[expect(unsafe_code, reason = "nix has no setpriority")]
+            // SAFETY: setpriority(2) takes three numbers; who 0 is the calling thread, and threads inherit from it.
+            Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) })
+        })?;
+        lowered.map(drop).with_context(|| format!("lowering the priority of {}", self.0.name))
     }
 
     /// Runs a program inside, to its end.

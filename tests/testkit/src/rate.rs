@@ -1,4 +1,5 @@
-//! A client that opens connections at a constant rate, whatever becomes of them, and keeps the score.
+//! A client that opens connections at a constant rate, whatever becomes of them, and keeps the score. Only if very many
+//! are unfinished it waits for some of them: it has but so many descriptors.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ use socket2::{SockRef, Socket};
 use crate::{Place, client::Dial};
 
 const TICK: u16 = 2;
+const MOST_OPEN: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(5);
 const MESSAGE: &[u8] = b".";
 
@@ -103,7 +105,7 @@ fn attempt_all(target: SocketAddr, per_second: u32, stop: &AtomicBool) -> Result
         }
         // As many as are due by now: a pause is made up for.
         let due = started.elapsed().as_millis() * u128::from(per_second) / 1000;
-        while !stopping && attempts < due {
+        while !stopping && attempts < due && open.len() < MOST_OPEN {
             attempts += 1;
             match Dial::to(target).begin() {
                 Ok(socket) => open.push(Attempt { socket, started: Instant::now(), asked: false }),

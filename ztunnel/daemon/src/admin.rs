@@ -9,9 +9,13 @@ use anyhow::Context;
 use control::{Certificates, FileStatus};
 use hyper::{Method, StatusCode};
 use model::SharedSnapshot;
-use telemetry::{Ledgers, metrics::Exporter};
+use telemetry::{
+    Ledgers,
+    metrics::{Exporter, limit_used},
+};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
+use tunnel::Usage;
 
 use crate::{
     certificates, config::Config, files, logging::DroppedLines, node::Node, state::StateStatus, verdicts,
@@ -91,6 +95,7 @@ impl Admin {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
                 verdicts::record(self.node.parts.redirector.verdicts());
                 self.dropped.record();
+                self.record_limits();
                 files::record("pods", &self.pods.borrow());
                 let beside = self.state.record();
                 let mut body = self.exporter.render(&self.ledgers);
@@ -101,6 +106,14 @@ impl Admin {
             }
             _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /metrics\n"),
         }
+    }
+
+    fn record_limits(&self) {
+        for Usage { limit, used, allowed } in self.node.parts.proxy.usage() {
+            limit_used(limit, used, allowed);
+        }
+        let (open, allowed) = redirect::descriptors();
+        limit_used("descriptors", open, allowed);
     }
 
     fn readiness(&self, method: &Method, path: &str) -> Answer {

@@ -1,5 +1,9 @@
 //! The daemon's configuration: flags, environment and file become one valid [`Config`], once.
 
+mod control_plane;
+mod dns;
+mod limits;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,11 +18,8 @@ use clap::{Args, ValueEnum};
 use model::TrustDomain;
 use serde::{Deserialize, Serialize};
 
-mod control_plane;
-mod dns;
-
-pub(crate) use control_plane::ControlPlaneSection;
-pub(crate) use dns::Dns;
+use self::limits::Limits;
+pub(crate) use self::{control_plane::ControlPlaneSection, dns::Dns};
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
 
@@ -101,6 +102,8 @@ pub(crate) struct Settings {
     dns: Dns,
     #[arg(skip)]
     control_plane: Option<ControlPlaneSection>,
+    #[arg(skip)]
+    limits: Limits,
 }
 
 /// What is in force. Serializes into the admin endpoint's `/config_dump`: no secrets here, only their paths.
@@ -132,6 +135,7 @@ pub(crate) struct Config {
     pub(crate) inspection_interval: Span,
     pub(crate) dns: Dns,
     pub(crate) control_plane: Option<ControlPlaneSection>,
+    pub(crate) limits: Limits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -151,7 +155,7 @@ pub(crate) fn load(file: Option<&Path>, given: Settings) -> anyhow::Result<Confi
     Config::new(given.or(from_file))
 }
 
-/// Whether a file would do. What it leaves out may be given by flag or environment.
+/// Whether a file would do. Paths may be given by flag or environment.
 pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
     let elsewhere = || Some(PathBuf::from("/given/elsewhere"));
     let settings = read(file)?;
@@ -163,8 +167,7 @@ pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
         cgroup_root: elsewhere(),
         ..Settings::default()
     };
-    let control_plane = settings.control_plane.clone();
-    Config::new(Settings { control_plane, ..settings.or(given) }).map(|_| ())
+    Config::new(given.or(settings)).map(|_| ())
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
@@ -198,8 +201,10 @@ impl Settings {
             connect_deadline: self.connect_deadline.or(other.connect_deadline),
             handshake_deadline: self.handshake_deadline.or(other.handshake_deadline),
             inspection_interval: self.inspection_interval.or(other.inspection_interval),
+            // Sections are in the file only.
             dns: other.dns,
             control_plane: other.control_plane,
+            limits: other.limits,
         }
     }
 }
@@ -237,6 +242,7 @@ impl Config {
             inspection_interval: settings.inspection_interval.unwrap_or(Span(Duration::from_secs(2))),
             dns: settings.dns,
             control_plane: settings.control_plane,
+            limits: settings.limits,
         };
         config.check()?;
         Ok(config)
@@ -252,6 +258,7 @@ impl Config {
             }
             (_, section) => section.iter().try_for_each(ControlPlaneSection::check)?,
         }
+        self.limits.check()?;
         if self.worker_threads == 0 || self.worker_threads > 1024 {
             bail!("workerThreads: expected 1 to 1024, found {}", self.worker_threads);
         }

@@ -3,6 +3,8 @@
 //! Lines are written by a thread of their own. If whoever reads them stalls, lines are dropped and counted; connections
 //! never wait for the log.
 
+use std::{sync::mpsc, thread, time::Duration};
+
 use anyhow::Context;
 use metrics::{counter, describe_counter};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -10,13 +12,13 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::{Config, LogFormat};
 
-/// Lines that may wait, some tens of megabytes at most.
-const WAITING_LINES: usize = 32 << 10;
+/// How long the last lines may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(2);
 const DROPPED: &str = "ztunnel_log_lines_dropped_total";
 
-/// The log, for as long as this lives; dropping it writes what still waits.
+/// The log, for as long as this lives; dropping it writes what still waits, if somebody reads it soon.
 pub(crate) struct Log {
-    _writer: WorkerGuard,
+    writer: Option<WorkerGuard>,
     pub(crate) dropped: DroppedLines,
 }
 
@@ -28,7 +30,7 @@ pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
         .with_context(|| format!("logLevel: `{}` is not a filter", config.log_level))?;
     let (output, writer) = NonBlockingBuilder::default()
         .lossy(true)
-        .buffered_lines_limit(WAITING_LINES)
+        .buffered_lines_limit(config.limits.waiting_log_lines)
         .thread_name("log")
         .finish(std::io::stdout());
     let dropped = DroppedLines(output.error_counter());
@@ -39,7 +41,21 @@ pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
     .context("starting the log")?;
-    Ok(Log { _writer: writer, dropped })
+    Ok(Log { writer: Some(writer), dropped })
+}
+
+/// The guard says on standard output that standard output is stuck, and would wait there for ever.
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (told, done) = mpsc::channel();
+        let writer = self.writer.take();
+        thread::spawn(move || {
+            drop(writer);
+            // Nobody listens only if it took too long.
+            let _ = told.send(());
+        });
+        let _ = done.recv_timeout(LAST_LINES);
+    }
 }
 
 impl DroppedLines {

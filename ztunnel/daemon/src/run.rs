@@ -31,7 +31,7 @@ use crate::{
     verdicts,
 };
 
-/// For everything but connections: listeners, namespaces, files, endpoints, pooled tunnels.
+/// For everything but connections and tunnels: listeners, namespaces, files, endpoints.
 const RESERVED_DESCRIPTORS: usize = 2048;
 /// A million sockets is more memory than a node has for us.
 const MAX_SOCKETS: usize = 1 << 20;
@@ -198,8 +198,15 @@ fn proxy_settings(config: &Config, dns: Option<&dns::Settings>) -> ProxySettings
     let descriptors = redirect::raise_descriptor_limit();
     let reserved = RESERVED_DESCRIPTORS + dns.map_or(0, dns::Settings::descriptors);
     let sockets = (descriptors - reserved.min(descriptors / 4)).clamp(1, MAX_SOCKETS);
+    let sockets = config.limits.sockets.map_or(sockets, |wanted| wanted.clamp(1, sockets));
     tracing::info!(descriptors, sockets, "sockets that connections may hold");
-    ProxySettings { connect_deadline: config.connect_deadline.0, sockets, ..ProxySettings::default() }
+    ProxySettings {
+        connect_deadline: config.connect_deadline.0,
+        attempts: config.limits.endpoint_attempts,
+        outliers: config.limits.set_aside.settings(),
+        limits: config.limits.of_proxy(sockets),
+        ..ProxySettings::default()
+    }
 }
 
 fn tunnel_settings(config: &Config) -> TunnelSettings {
@@ -209,5 +216,9 @@ fn tunnel_settings(config: &Config) -> TunnelSettings {
         preface: config.handshake_deadline.0,
         ..Deadlines::default()
     };
-    TunnelSettings { deadlines, ..TunnelSettings::default() }
+    config.limits.of_tunnels(TunnelSettings {
+        deadlines,
+        turns: config.worker_threads,
+        ..TunnelSettings::default()
+    })
 }

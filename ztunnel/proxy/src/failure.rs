@@ -25,6 +25,8 @@ pub(crate) enum Failure {
     Application { target: SocketAddr, source: io::Error },
     #[error("connections hold all the descriptors they may")]
     Crowded,
+    #[error("the limit {0} is reached")]
+    Limited(&'static str),
     #[error("it took longer than the deadline for connecting")]
     Deadline,
     #[error("the tunnel ended before the connection stood: {0}")]
@@ -38,12 +40,14 @@ impl Failure {
         match self {
             Self::Refused(refusal) => refusal.reason(),
             Self::Loop(_) => "loop",
+            Self::Dial(error) if is_crowded(error) => Self::Crowded.reason(),
             Self::Dial(error) => error.reason(),
             Self::Name(error) => error.reason(),
             Self::Unlearned(error) => error.reason(),
             Self::Connect { .. } => "connect",
             Self::Application { .. } => "application_connect",
             Self::Crowded => "crowded",
+            Self::Limited(limit) => limit,
             Self::Deadline => "connect_deadline",
             Self::Stream(error) => error.reason(),
             Self::Socket(_) => "socket",
@@ -62,6 +66,7 @@ impl Failure {
             | Self::Loop(_)
             | Self::Application { .. }
             | Self::Crowded
+            | Self::Limited(_)
             | Self::Stream(_)
             | Self::Socket(_) => false,
         }
@@ -103,8 +108,19 @@ fn is_of_peer(error: &DialError) -> bool {
         | DialError::BadHeader
         | DialError::Draining
         | DialError::Retired
-        | DialError::PoolFull => false,
+        | DialError::PoolFull
+        | DialError::SourcePoolFull
+        | DialError::Windows => false,
     }
+}
+
+/// A tunnel's own socket found no seat; see [`no_seat`].
+fn is_crowded(error: &DialError) -> bool {
+    matches!(error, DialError::Connect(error) if error.kind() == io::ErrorKind::QuotaExceeded)
+}
+
+pub(crate) fn no_seat() -> io::Error {
+    io::Error::new(io::ErrorKind::QuotaExceeded, Failure::Crowded.to_string())
 }
 
 /// Not a lack of our own, such as of descriptors or ports.

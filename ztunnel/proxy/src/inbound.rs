@@ -9,11 +9,11 @@ use model::{
 };
 use telemetry::{
     End, Ledger, Outcome, Path,
-    metrics::{handshake_failed, requests_rejected, session_broken},
+    metrics::{handshake_failed, limit_hit, requests_rejected, session_broken},
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tunnel::{Request, Session, SessionEnd};
+use tunnel::{Request, Session};
 
 use crate::{
     Arrival, PodSockets,
@@ -21,9 +21,11 @@ use crate::{
     failure::Failure,
     headers::baggage,
     leg::Leg,
+    limits::{HANDSHAKES, INBOUND_CONNECTIONS, INBOUND_TUNNELS},
     own_legs::OwnLeg,
     room::Seat,
-    serve::Pod,
+    serve::{Pod, Source},
+    shares::Share,
     standing::{Claim, Place},
 };
 
@@ -45,13 +47,21 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             return;
         };
         let shared = Tunnelled { client, arrived_at: destination, peer: session.peer().clone(), own };
+        let Some(_share) = self.tunnels.take((shared.peer.clone(), client.0.ip())) else {
+            limit_hit(INBOUND_TUNNELS);
+            self.proxy.log.warn(INBOUND_TUNNELS, client.0, format_args!("of {}", shared.peer));
+            return;
+        };
         self.serve_session(&mut session, &shared).await;
         if session.rejected() > 0 {
             requests_rejected(session.rejected());
             self.proxy.log.warn("not_a_connect", client.0, format_args!("of {}", shared.peer));
         }
+        if session.starved() > 0 {
+            self.limited("window_budget");
+        }
         // What the network did to it is nobody's fault; this is the peer's.
-        if let Some(end @ SessionEnd::Http2(_)) = session.end() {
+        if let Some(end) = session.end().filter(|end| end.is_breach()) {
             session_broken(end.reason());
             self.proxy.log.warn(end.reason(), client.0, format_args!("{end}, of {}", shared.peer));
         }
@@ -65,19 +75,26 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         arrived_at: OriginalDst,
     ) -> Option<(Session, SpiffeId)> {
         let evicted = CancellationToken::new();
-        let _places = (self.handshakes.enter(&evicted), self.proxy.handshakes.enter(&evicted));
+        let _places = (
+            self.handshakes.enter(client.0.ip(), &evicted),
+            self.proxy.handshakes.enter(self.local.uid.clone(), &evicted),
+        );
         let snapshot = self.snapshot();
         let Some(workload) = snapshot.workload(&self.local.uid) else {
             self.refuse_handshake(client, arrived_at, "unknown_workload", &self.local.uid);
             return None;
         };
-        match evicted.run_until_cancelled(self.proxy.tunnel.terminate(stream, &workload.identity)).await {
+        let tunnel = &self.proxy.tunnel;
+        let terminating = tunnel.terminate(stream, &workload.identity);
+        let taking_turns = tunnel.turnstile().pass(self.lane(client.0.ip()), terminating);
+        match evicted.run_until_cancelled(taking_turns).await {
             Some(Ok(session)) => Some((session, workload.identity.clone())),
             Some(Err(error)) => {
                 self.refuse_handshake(client, arrived_at, error.reason(), error);
                 None
             }
             None => {
+                limit_hit(HANDSHAKES);
                 self.refuse_handshake(
                     client,
                     arrived_at,
@@ -124,9 +141,12 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let Tunnelled { client, arrived_at, .. } = shared;
         let mut ledger =
             self.proxy.ledgers.open(Role::InboundHbone, self.local.uid.clone(), client, arrived_at);
-        let outcome = match self.admit(request.authority(), shared, &mut ledger) {
-            Ok((workload, place)) => self.carry_in(request, &workload, place, &mut ledger).await,
-            Err(refusal) => refuse(request, Failure::from(refusal)),
+        let outcome = match self.share_of(Source::Proven(shared.peer.clone())) {
+            Ok(_share) => match self.admit(request.authority(), shared, &mut ledger) {
+                Ok((workload, place)) => self.carry_in(request, &workload, place, client, &mut ledger).await,
+                Err(refusal) => refuse(request, Failure::from(refusal)),
+            },
+            Err(failure) => refuse(request, failure),
         };
         ledger.close(&outcome);
     }
@@ -157,10 +177,13 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         mut request: Request,
         workload: &Workload,
         mut place: Place,
+        client: ClientAddr,
         ledger: &mut Ledger,
     ) -> Outcome {
+        let connecting = Box::pin(self.connect_application(&place));
+        let lane = self.lane(client.0.ip());
         let connected = tokio::select! {
-            connected = Box::pin(self.connect_application(&place)) => connected,
+            connected = self.proxy.tunnel.turnstile().pass(lane, connecting) => connected,
             gone = request.broken() => Err(gone.into()),
         };
         let (leg, _own) = match connected {
@@ -179,6 +202,14 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             refusal = place.revoked() => Outcome::Refused(refusal),
             outcome = through_tunnel(leg, stream, End::Destination, &counters) => outcome,
         }
+    }
+
+    /// One of the connections that this source may have to the pod.
+    pub(crate) fn share_of(&self, source: Source) -> Result<Share<Source>, Failure> {
+        self.incoming.take(source).ok_or_else(|| {
+            self.limited(INBOUND_CONNECTIONS);
+            Failure::Limited(INBOUND_CONNECTIONS)
+        })
     }
 
     pub(crate) fn workload<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a Arc<Workload>, Refusal> {

@@ -11,20 +11,22 @@ use tokio::time::Instant;
 
 use crate::{
     Arrival, PodSockets,
+    accept::Pending,
     copy::{between_sockets, through_tunnel},
     failure::Failure,
     leg::Leg,
+    limits::OUTBOUND_CONNECTIONS,
     room::Seat,
     serve::Pod,
     upstream::Upstream,
 };
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
-    pub(crate) async fn outbound(self: Arc<Self>, arrival: Arrival, seat: Seat) {
+    pub(crate) async fn outbound(self: Arc<Self>, arrival: Arrival, seat: Seat, place: Pending) {
         let Arrival { stream, client, destination } = arrival;
         let mut ledger = self.proxy.ledgers.open(Role::Outbound, self.local.uid.clone(), client, destination);
         let outcome = match Leg::new(stream, seat) {
-            Ok(application) => self.carry_out(application, client, destination, &mut ledger).await,
+            Ok(application) => self.carry_out(application, client, destination, place, &mut ledger).await,
             Err(error) => Failure::from(error).into_outcome(),
         };
         ledger.close(&outcome);
@@ -36,14 +38,21 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         application: Leg,
         client: ClientAddr,
         destination: OriginalDst,
+        place: Pending,
         ledger: &mut Ledger,
     ) -> Outcome {
+        let Some(_share) = self.outgoing.take(()) else {
+            self.limited(OUTBOUND_CONNECTIONS);
+            return Failure::Limited(OUTBOUND_CONNECTIONS).into_outcome();
+        };
         let until = Instant::now() + self.proxy.settings.connect_deadline;
         // Boxed, so that a connection that stands no longer holds what making it took.
-        let upstream = match Box::pin(self.connect_upstream(client, destination, until, ledger)).await {
+        let connecting = Box::pin(self.connect_upstream(client, destination, until, ledger));
+        let upstream = match self.proxy.tunnel.turnstile().pass(self.own_lane(), connecting).await {
             Ok(upstream) => upstream,
             Err(failure) => return failure.into_outcome(),
         };
+        drop(place);
         ledger.establish();
         let counters = ledger.counters();
         match upstream {

@@ -11,12 +11,14 @@ use telemetry::{Admission, Ledger, OpenPlaintext, Outcome, Path};
 
 use crate::{
     Arrival, PodSockets,
+    accept::Pending,
     copy::between_sockets,
     failure::Failure,
     leg::Leg,
     own_legs::OwnLeg,
     room::Seat,
-    serve::Pod,
+    serve::{Pod, Source},
+    shares::Share,
     standing::{Claim, Place},
 };
 
@@ -24,18 +26,19 @@ use crate::{
 struct LetIn {
     application: Leg,
     place: Place,
+    _share: Share<Source>,
     _own: OwnLeg,
     _listed: Option<OpenPlaintext>,
 }
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
-    pub(crate) async fn inbound_plaintext(self: Arc<Self>, arrival: Arrival, seat: Seat) {
+    pub(crate) async fn inbound_plaintext(self: Arc<Self>, arrival: Arrival, seat: Seat, place: Pending) {
         let Arrival { stream, client, destination } = arrival;
         let uid = self.local.uid.clone();
         let mut ledger = self.proxy.ledgers.open(Role::InboundPlaintext, uid, client, destination);
         ledger.set_path(Path::Plaintext);
         let outcome = match Leg::new(stream, seat) {
-            Ok(leg) => self.carry_plaintext(leg, client, destination, &mut ledger).await,
+            Ok(leg) => self.carry_plaintext(leg, client, destination, place, &mut ledger).await,
             Err(error) => Failure::from(error).into_outcome(),
         };
         ledger.close(&outcome);
@@ -47,13 +50,17 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         client_leg: Leg,
         client: ClientAddr,
         destination: OriginalDst,
+        pending: Pending,
         ledger: &mut Ledger,
     ) -> Outcome {
-        let connected = Box::pin(self.let_in(client, destination, ledger)).await;
-        let LetIn { application, mut place, _own, _listed } = match connected {
+        let lane = self.lane(client.0.ip());
+        let letting_in = Box::pin(self.let_in(client, destination, ledger));
+        let connected = self.proxy.tunnel.turnstile().pass(lane, letting_in).await;
+        let LetIn { application, mut place, _share, _own, _listed } = match connected {
             Ok(connected) => connected,
             Err(failure) => return failure.into_outcome(),
         };
+        drop(pending);
         ledger.establish();
         let counters = ledger.counters();
         // What was revoked while it was being connected carries no byte.
@@ -73,6 +80,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         if self.own_legs.contains((client.0, target)) {
             return Err(Failure::Loop(target));
         }
+        let _share = self.share_of(Source::Unproven(client.0.ip().to_canonical()))?;
         let workload = Arc::clone(self.workload(&self.snapshot())?);
         ledger.set_destination(&workload);
         let judgement = ledger.judgement();
@@ -80,7 +88,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let place = self.standing.enter(claim);
         let (application, _own) = self.connect_application(&place).await?;
         let _listed = self.note_plaintext(&workload, client, target.port());
-        Ok(LetIn { application, place, _own, _listed })
+        Ok(LetIn { application, place, _share, _own, _listed })
     }
 
     /// At a bounded rate: strangers come from ever new addresses.

@@ -2,7 +2,7 @@
 //! enrolment, the admin endpoint.
 //!
 //! Whoever arrives waits for a seat, in the kernel's queue behind the first; a second leg that finds none fails its
-//! connection at once. One pod gets three quarters of the daemon's seats at most.
+//! connection at once. One pod gets a share of the daemon's seats, three quarters unless told otherwise.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ pub(crate) struct Seat {
 }
 
 impl Room {
-    /// Of one pod, in a daemon whose connections may hold `sockets` together.
-    pub(crate) fn new(daemon: &Arc<Semaphore>, sockets: usize) -> Self {
-        let share = (sockets - sockets / 4).max(1);
+    /// Of one pod, in a daemon whose connections may hold `sockets` together, its own `percent` of them.
+    pub(crate) fn new(daemon: &Arc<Semaphore>, sockets: usize, percent: usize) -> Self {
+        let share = (sockets - sockets / 100 * (100 - percent.min(100))).max(1);
         Self { daemon: Arc::clone(daemon), pod: Arc::new(Semaphore::new(share)) }
     }
 
@@ -53,10 +53,10 @@ mod tests {
     /// If one pod could take every seat, its storm would stop all the others.
     #[test]
     fn a_pod_leaves_a_quarter_to_the_others() {
-        let daemon = Arc::new(Semaphore::new(8));
-        let (storming, quiet) = (Room::new(&daemon, 8), Room::new(&daemon, 8));
+        let daemon = Arc::new(Semaphore::new(100));
+        let (storming, quiet) = (Room::new(&daemon, 100, 75), Room::new(&daemon, 100, 75));
         let storm: Vec<_> = std::iter::from_fn(|| storming.take()).collect();
-        assert_eq!(storm.len(), 6);
+        assert_eq!(storm.len(), 75);
         assert!(storming.has_none());
         assert!(quiet.take().is_some());
     }
@@ -64,7 +64,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_seated_when_somebody_leaves() {
         let daemon = Arc::new(Semaphore::new(1));
-        let room = Room::new(&daemon, 1);
+        let room = Room::new(&daemon, 1, 75);
         let seat = room.take();
         assert!(seat.is_some());
         let waiting = tokio::spawn({

@@ -1,9 +1,9 @@
 //! The proxy of this node, and its service to one pod.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use model::{
-    Role, SharedSnapshot, Snapshot, SvidSource,
+    Role, SharedSnapshot, Snapshot, SpiffeId, SvidSource, WorkloadUid,
     demand::Demand,
     names::HostNames,
     outlier::{OutlierSettings, Outliers},
@@ -12,9 +12,17 @@ use parking_lot::Mutex;
 use telemetry::{Ledgers, RateLimited, metrics::ActiveProxy};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use tunnel::Tunnel;
+use tunnel::{Tunnel, Usage};
 
-use crate::{LocalWorkload, PodSockets, Stop, gate::Gate, own_legs::OwnLegs, room::Room, standing::Standing};
+use crate::{
+    LocalWorkload, PodSockets, ProxyLimits, Stop,
+    gate::Gate,
+    limits::{HANDSHAKES, SOCKETS},
+    own_legs::OwnLegs,
+    room::Room,
+    shares::Shares,
+    standing::Standing,
+};
 
 #[cfg(test)]
 mod tests;
@@ -28,11 +36,7 @@ pub struct ProxySettings {
     /// When endpoints that keep failing are set aside. Each pod keeps its own account: what fails for one, such as by a
     /// network policy of its own, must not turn the others away.
     pub outliers: OutlierSettings,
-    /// Inbound handshakes under way, per pod and in the whole daemon. More cut the oldest.
-    pub handshakes_per_pod: usize,
-    pub handshakes: usize,
-    /// Sockets that connections may hold, in the whole daemon; one pod's at most three quarters of them.
-    pub sockets: usize,
+    pub limits: ProxyLimits,
     /// How soon open connections feel a change of the mesh state.
     pub recheck_interval: Duration,
     /// Whom to ask for what the state does not have; nobody, if it has everything.
@@ -45,9 +49,7 @@ impl Default for ProxySettings {
             connect_deadline: Duration::from_secs(10),
             attempts: 3,
             outliers: OutlierSettings::default(),
-            handshakes_per_pod: 256,
-            handshakes: 2048,
-            sockets: 16_384,
+            limits: ProxyLimits::default(),
             recheck_interval: Duration::from_secs(1),
             demand: None,
         }
@@ -61,15 +63,18 @@ pub struct Proxy<S: SvidSource> {
     pub(crate) tunnel: Tunnel<S>,
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) names: Arc<dyn HostNames>,
-    pub(crate) handshakes: Arc<Gate>,
+    pub(crate) handshakes: Arc<Gate<WorkloadUid>>,
     pub(crate) seats: Arc<Semaphore>,
     /// Of what strangers can cause.
     pub(crate) log: RateLimited,
 }
 
-/// Lines per reason and interval.
-const LOGGED: u64 = 10;
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Who a pod's inbound connections come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    Proven(SpiffeId),
+    Unproven(IpAddr),
+}
 
 impl<S: SvidSource> Proxy<S> {
     pub fn new(
@@ -79,10 +84,21 @@ impl<S: SvidSource> Proxy<S> {
         ledgers: Arc<Ledgers>,
         names: Arc<dyn HostNames>,
     ) -> Arc<Self> {
-        let handshakes = Gate::new(settings.handshakes);
-        let log = RateLimited::new(LOGGED, LOG_INTERVAL);
-        let seats = Arc::new(Semaphore::new(settings.sockets));
+        let handshakes = Gate::new(settings.limits.handshakes);
+        let log = RateLimited::new(settings.limits.log_lines, settings.limits.log_interval);
+        let seats = Arc::new(Semaphore::new(settings.limits.sockets));
         Arc::new(Self { settings, snapshot, tunnel, ledgers, names, handshakes, seats, log })
+    }
+
+    /// How much of what the daemon may hold is in use.
+    pub fn usage(&self) -> Vec<Usage> {
+        let sockets = self.settings.limits.sockets;
+        let used = sockets.saturating_sub(self.seats.available_permits());
+        let (under_way, handshakes) = self.handshakes.in_use();
+        let mut usage = self.tunnel.usage().to_vec();
+        usage.push(Usage { limit: HANDSHAKES, used: under_way, allowed: handshakes });
+        usage.push(Usage { limit: SOCKETS, used, allowed: sockets });
+        usage
     }
 
     /// Serves one enrolled pod until `stop.cut` fires, then ends all that is open and returns when it has ended.
@@ -93,9 +109,13 @@ impl<S: SvidSource> Proxy<S> {
         let _cut_on_drop = cut.clone().drop_guard();
         let _counted = ActiveProxy::new();
         let standing = Standing::new(local.mtls.clone());
-        let room = Room::new(&self.seats, self.settings.sockets);
+        let limits = self.settings.limits.clone();
+        let room = Room::new(&self.seats, limits.sockets, limits.pod_sockets_percent);
         let pod = Arc::new(Pod {
-            handshakes: Gate::new(self.settings.handshakes_per_pod),
+            handshakes: Gate::new(limits.handshakes_per_pod),
+            outgoing: Shares::new(limits.outbound_connections_per_pod),
+            incoming: Shares::new(limits.inbound_connections_per_source),
+            tunnels: Shares::new(limits.inbound_tunnels_per_source),
             outliers: Mutex::new(Outliers::new(self.settings.outliers.clone())),
             proxy: self,
             local,
@@ -129,7 +149,10 @@ pub(crate) struct Pod<S: SvidSource, P> {
     pub(crate) sockets: Arc<P>,
     pub(crate) stop: Stop,
     pub(crate) tasks: TaskTracker,
-    pub(crate) handshakes: Arc<Gate>,
+    pub(crate) handshakes: Arc<Gate<IpAddr>>,
+    pub(crate) outgoing: Arc<Shares<()>>,
+    pub(crate) incoming: Arc<Shares<Source>>,
+    pub(crate) tunnels: Arc<Shares<(SpiffeId, IpAddr)>>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) own_legs: Arc<OwnLegs>,
     pub(crate) room: Room,
@@ -159,7 +182,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             self.proxy.log.summarize();
             let now = (self.snapshot(), self.standing.mtls());
             if !Arc::ptr_eq(&seen.0, &now.0) || seen.1 != now.1 {
-                self.standing.recheck(&now.0);
+                self.standing.recheck(&now.0).await;
                 seen = now;
             }
         }

@@ -1,7 +1,7 @@
 //! The inbound connections of one pod. When the mesh state changes, each is asked again whether it would be let
 //! in; if not, it ends with that refusal.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use model::{
     ApplicationRoute, ClientAddr, Permit, Refusal, Snapshot, SpiffeId, Workload,
@@ -10,6 +10,9 @@ use model::{
 use parking_lot::Mutex;
 use telemetry::Judgement;
 use tokio::sync::{oneshot, watch};
+
+/// Connections that are judged without a pause.
+const SLICE: usize = 128;
 
 #[derive(Debug)]
 pub(crate) struct Standing {
@@ -20,7 +23,7 @@ pub(crate) struct Standing {
 #[derive(Debug, Default)]
 struct Book {
     next: u64,
-    entries: HashMap<u64, Entry>,
+    entries: BTreeMap<u64, Entry>,
 }
 
 #[derive(Debug)]
@@ -77,24 +80,31 @@ impl Standing {
         Place { standing: Arc::clone(self), number, claim, revoked }
     }
 
-    /// Revokes what this state, or the pod as it is now, would not let in.
-    pub(crate) fn recheck(&self, snapshot: &Snapshot) {
+    /// Revokes what this state, or the pod as it is now, would not let in. Thousands are judged in slices, so that nobody
+    /// waits for all of them. Who is entered meanwhile is judged by this state or a newer one anyway.
+    pub(crate) async fn recheck(&self, snapshot: &Snapshot) {
         let mtls = self.mtls();
-        let claims: Vec<_> = self
-            .book
-            .lock()
-            .entries
-            .iter()
-            .map(|(&number, entry)| (number, Arc::clone(&entry.claim)))
-            .collect();
-        for (number, claim) in claims {
-            if let Err(refusal) = claim.judge(snapshot, mtls)
-                && let Some(entry) = self.book.lock().entries.remove(&number)
-            {
-                // It may have ended by itself in this moment.
-                let _ = entry.revoke.send(refusal);
+        let mut from = 0;
+        loop {
+            let slice = self.slice(from);
+            let Some(&(last, _)) = slice.last() else { return };
+            for (number, claim) in slice {
+                if let Err(refusal) = claim.judge(snapshot, mtls)
+                    && let Some(entry) = self.book.lock().entries.remove(&number)
+                {
+                    // It may have ended by itself in this moment.
+                    let _ = entry.revoke.send(refusal);
+                }
             }
+            from = last + 1;
+            tokio::task::yield_now().await;
         }
+    }
+
+    fn slice(&self, from: u64) -> Vec<(u64, Arc<Claim>)> {
+        let book = self.book.lock();
+        let entries = book.entries.range(from..).take(SLICE);
+        entries.map(|(&number, entry)| (number, Arc::clone(&entry.claim))).collect()
     }
 }
 

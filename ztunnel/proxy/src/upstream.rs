@@ -17,9 +17,16 @@ use telemetry::{
     metrics::{connect_retried, endpoint_set_aside},
 };
 use tokio::time::{Instant, timeout_at};
-use tunnel::{ConnectFn, DialError, TunnelStream};
+use tunnel::{ConnectFn, Connected, DialError, TunnelStream};
 
-use crate::{PodSockets, failure::Failure, headers::connect_headers, leg::Leg, serve::Pod, turns::Turns};
+use crate::{
+    PodSockets,
+    failure::{Failure, no_seat},
+    headers::connect_headers,
+    leg::Leg,
+    serve::Pod,
+    turns::Turns,
+};
 
 /// Addresses of one host name that are tried.
 const ADDRESSES_OF_A_NAME: u32 = 3;
@@ -208,20 +215,32 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let headers = connect_headers(outset.source, outset.client, route.service.as_deref());
         let own = route.source.clone();
         let only_expected = sole(&route.expected);
-        let sockets = Arc::clone(&self.sockets);
-        let connect: ConnectFn =
-            Box::new(move |address| Box::pin(async move { sockets.connect(address).await }));
+        let (sockets, room) = (Arc::clone(&self.sockets), self.room.clone());
+        let connect: ConnectFn = Box::new(move |address| {
+            Box::pin(async move {
+                let seat = room.take().ok_or_else(no_seat)?;
+                let stream = sockets.connect(address).await?;
+                Ok(Connected { stream, held: Box::new(seat) })
+            })
+        });
         match self.proxy.tunnel.dial(permit, headers, connect).await {
             Ok(dialed) => {
                 ledger.set_identities(own, dialed.peer);
                 Ok(Upstream::Tunnel(dialed.stream))
             }
             Err(error) => {
+                self.note_limit(&error);
                 // Who answers has proven its identity before.
                 let answered = matches!(error, DialError::Refused(_));
                 let proven = only_expected.filter(|_| answered).map(|peer| (own, peer));
                 Err(Stumble { failure: error.into(), proven })
             }
+        }
+    }
+
+    fn note_limit(&self, error: &DialError) {
+        if let DialError::PoolFull | DialError::SourcePoolFull | DialError::Windows = error {
+            self.limited(error.reason());
         }
     }
 

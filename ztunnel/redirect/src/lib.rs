@@ -31,7 +31,7 @@ mod sysctl;
 
 pub use captured::CapturedPod;
 pub use conntrack::Conntrack;
-pub use descriptors::raise_descriptor_limit;
+pub use descriptors::{descriptors, raise_descriptor_limit};
 pub use dns::{DnsListeners, original_destination};
 pub use error::RedirectError;
 pub use guard::Finding;

@@ -18,6 +18,9 @@ pub mod names {
     pub const REJECTED_REQUESTS: &str = "ztunnel_rejected_requests_total";
     pub const LIMITED: &str = "ztunnel_connections_limited_total";
     pub const BROKEN_SESSIONS: &str = "ztunnel_broken_sessions_total";
+    pub const LIMIT_HITS: &str = "ztunnel_limit_hits_total";
+    pub const LIMIT_USED: &str = "ztunnel_limit_used";
+    pub const LIMIT_ALLOWED: &str = "ztunnel_limit_allowed";
     pub const ACCEPT_FAILURES: &str = "ztunnel_accept_failures_total";
     pub const RETRIES: &str = "ztunnel_connect_retries_total";
     pub const SET_ASIDE: &str = "ztunnel_endpoints_set_aside_total";
@@ -71,6 +74,9 @@ pub fn describe() {
         names::BROKEN_SESSIONS,
         "Inbound tunnels of proven peers that ended by a breach of HTTP/2 or its limits."
     );
+    describe_counter!(names::LIMIT_HITS, "How often a limit refused, cut or delayed something.");
+    describe_gauge!(names::LIMIT_USED, "How much is in use of what is limited.");
+    describe_gauge!(names::LIMIT_ALLOWED, "How much of it there may be.");
     describe_counter!(names::ACCEPT_FAILURES, "Failures of accept(2) on a pod's listeners.");
     describe_counter!(
         names::RETRIES,
@@ -109,6 +115,17 @@ pub fn accept_failed() {
 /// An arrival had to wait for another connection's end.
 pub fn connections_limited() {
     counter!(names::LIMITED).increment(1);
+}
+
+/// A limit refused, cut or delayed something.
+pub fn limit_hit(limit: &'static str) {
+    counter!(names::LIMIT_HITS, "limit" => limit).increment(1);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; nothing limited comes near 2^53")]
+pub fn limit_used(limit: &'static str, used: usize, allowed: usize) {
+    gauge!(names::LIMIT_USED, "limit" => limit).set(used as f64);
+    gauge!(names::LIMIT_ALLOWED, "limit" => limit).set(allowed as f64);
 }
 
 /// An endpoint failed a connection, and another is tried.

@@ -95,8 +95,12 @@ pub enum DialError {
     Draining,
     #[error("the source workload is gone")]
     Retired,
-    #[error("the daemon has as many connections as it may")]
+    #[error("the daemon has as many tunnels as it may")]
     PoolFull,
+    #[error("the source workload has as many tunnels as it may")]
+    SourcePoolFull,
+    #[error("the windows of open streams take all the memory they may")]
+    Windows,
 }
 
 /// Why an open stream ended other than by the end of its data.
@@ -210,6 +214,8 @@ impl DialError {
             Self::Draining => "draining",
             Self::Retired => "source_gone",
             Self::PoolFull => "pool_full",
+            Self::SourcePoolFull => "source_pool_full",
+            Self::Windows => "window_budget",
         }
     }
 }

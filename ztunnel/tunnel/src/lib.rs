@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod flood;
 mod headers;
 mod keepalive;
 mod pool;
@@ -15,12 +16,17 @@ mod settings;
 mod stream;
 mod tls;
 mod tunnel;
+mod turnstile;
+mod usage;
 mod window;
 
 pub use error::{DialError, Phase, StreamError, TerminateError, TlsFailure};
+pub use flood::Flood;
 pub use headers::ConnectHeaders;
 pub use session::{Request, Session, SessionEnd};
 pub use settings::{Deadlines, TunnelSettings, WindowSettings};
 pub use stream::{TunnelReceiver, TunnelSender, TunnelStream};
 pub use tls::TlsFacts;
-pub use tunnel::{ConnectFn, Dialed, Tunnel};
+pub use tunnel::{ConnectFn, Connected, Dialed, Tunnel};
+pub use turnstile::{Lane, Turnstile};
+pub use usage::Usage;

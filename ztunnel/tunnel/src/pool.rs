@@ -23,9 +23,9 @@ use connection::{OpenError, Owner};
 pub(crate) use key::Key;
 
 use crate::{
-    Dialed,
+    Dialed, TunnelSettings,
     error::DialError,
-    window::{Gauge, Slot},
+    window::{Budgets, Gauge, Reservation, Slot},
 };
 
 /// Makes a connection.
@@ -38,6 +38,8 @@ pub(crate) struct Pool {
     window: u32,
     streams_per_connection: u32,
     connections: usize,
+    connections_per_source: usize,
+    budgets: Budgets,
 }
 
 #[derive(Default)]
@@ -46,6 +48,8 @@ struct State {
     shared: HashMap<Key, Vec<Arc<Entry>>>,
     /// All that stand, including those that only finish their streams.
     tasks: HashMap<u64, Task>,
+    /// How many of them each source has.
+    of_source: HashMap<WorkloadUid, usize>,
     last_id: u64,
     draining: bool,
 }
@@ -85,8 +89,20 @@ struct Registration {
 struct Attempt(Arc<Entry>);
 
 impl Pool {
-    pub(crate) fn new(window: u32, streams_per_connection: u32, connections: usize) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), window, streams_per_connection, connections })
+    pub(crate) fn new(settings: &TunnelSettings, budgets: &Budgets) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            window: settings.windows.initial,
+            streams_per_connection: settings.streams_per_connection,
+            connections: settings.pool_connections,
+            connections_per_source: settings.pool_connections_per_source,
+            budgets: budgets.clone(),
+        })
+    }
+
+    /// How many connections stand or are being made.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.lock().tasks.len()
     }
 
     /// A stream on a connection for `key`: a shared one, or the one that `establish` makes. A stream that a shared
@@ -142,16 +158,21 @@ impl Pool {
         if state.draining {
             return Err(DialError::Draining);
         }
+        let window = self.budgets.stream().ok_or(DialError::Windows)?;
         let known = state.shared.get(key).into_iter().flatten();
         let shared = known.filter(|entry| !avoid.contains(&entry.id)).find_map(|entry| self.place_on(entry));
         if let Some(lease) = shared {
-            return Ok((lease, Some(establish)));
+            return Ok((lease.holding(window), Some(establish)));
         }
         if state.tasks.len() >= self.connections {
             return Err(DialError::PoolFull);
         }
+        if state.of_source.get(&key.source_uid).is_some_and(|&count| count >= self.connections_per_source) {
+            return Err(DialError::SourcePoolFull);
+        }
         let entry = self.connect(&mut state, key, establish);
-        self.place_on(&entry).map(|lease| (lease, None)).ok_or(DialError::PoolFull)
+        let lease = self.place_on(&entry).ok_or(DialError::PoolFull)?;
+        Ok((lease.holding(window), None))
     }
 
     /// New streams go elsewhere; the connection ends with its last stream.
@@ -197,6 +218,7 @@ impl Pool {
         let registration = Registration { pool: Arc::downgrade(self), key: key.clone(), id };
         let task = tokio::spawn(run(registration, Attempt(Arc::clone(&entry)), establishing));
         state.tasks.insert(id, Task { source: key.source_uid.clone(), handle: task.abort_handle() });
+        *state.of_source.entry(key.source_uid.clone()).or_default() += 1;
         state.shared.entry(key.clone()).or_default().push(Arc::clone(&entry));
         entry
     }
@@ -217,6 +239,14 @@ async fn run(registration: Registration, attempt: Attempt, establishing: Establi
 }
 
 impl State {
+    fn count_down(&mut self, source: &WorkloadUid) {
+        let Some(count) = self.of_source.get_mut(source) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.of_source.remove(source);
+        }
+    }
+
     fn forget(&mut self, key: &Key, id: u64, only_if: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
         let entries = self.shared.get_mut(key)?;
         let position = entries.iter().position(|entry| entry.id == id && only_if(entry))?;
@@ -229,6 +259,11 @@ impl State {
 }
 
 impl Lease {
+    fn holding(mut self, window: Reservation) -> Self {
+        self.slot = self.slot.holding(window);
+        self
+    }
+
     /// Waits for the connection if it is being made, then for the answer to `request`.
     async fn open(self, request: Request<()>, deadline: Duration) -> Result<Dialed, OpenError> {
         match self.entry.outcome.wait().await {
@@ -268,7 +303,9 @@ impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.upgrade() {
             let mut state = pool.state.lock();
-            state.tasks.remove(&self.id);
+            if state.tasks.remove(&self.id).is_some() {
+                state.count_down(&self.key.source_uid);
+            }
             let forgotten = state.forget(&self.key, self.id, |_| true);
             drop(state);
             drop(forgotten);

@@ -22,11 +22,12 @@ use tokio_rustls::server::TlsStream;
 use crate::{
     TlsFacts, TunnelSettings,
     error::StreamError,
+    flood::{Flood, Found, Watchful},
     headers::{ConnectHeaders, refusal, success},
     keepalive::{Beat, Keepalive},
     stream::TunnelStream,
     tls::Proof,
-    window::{Budget, Gauge, SEND_BUFFER, Slot, Windows, base},
+    window::{Budgets, Gauge, SEND_BUFFER, Slot, Windows, base},
 };
 
 /// Room for a CONNECT's headers, as in RFC 9113 section 6.5.2.
@@ -36,7 +37,7 @@ const UNSEEN_RESETS: usize = 20;
 /// Streams we reset for the peer's errors; more end the connection (CVE-2025-8671).
 const ERROR_RESETS: usize = 100;
 
-type Http2 = Connection<TlsStream<TcpStream>, Bytes>;
+type Http2 = Connection<Watchful<TlsStream<TcpStream>>, Bytes>;
 
 /// A connection from a peer whose identity is proven.
 pub struct Session {
@@ -47,7 +48,10 @@ pub struct Session {
     keepalive: Option<Keepalive>,
     windows: Windows,
     streams: u32,
+    budgets: Budgets,
     rejected: u64,
+    starved: u64,
+    found: Found,
     end: Option<SessionEnd>,
 }
 
@@ -62,6 +66,8 @@ pub enum SessionEnd {
     Lost(h2::Error),
     #[error("HTTP/2: {0}")]
     Http2(h2::Error),
+    #[error(transparent)]
+    Flood(Flood),
 }
 
 /// A peer's wish for a connection, to be accepted or refused. Dropped, it is reset.
@@ -80,8 +86,26 @@ impl SessionEnd {
             Self::Done => "done",
             Self::Dead => "keepalive",
             Self::Lost(_) => "connection_lost",
-            Self::Http2(_) => "http2",
+            Self::Http2(error) => breach(error.reason()),
+            Self::Flood(_) => "http2_flood",
         }
+    }
+
+    /// Whether it is the peer's doing: a breach of HTTP/2 or of its limits.
+    pub fn is_breach(&self) -> bool {
+        matches!(self, Self::Http2(_) | Self::Flood(_))
+    }
+}
+
+/// What was breached, by the code that the peer is told.
+fn breach(code: Option<Reason>) -> &'static str {
+    match code {
+        Some(Reason::ENHANCE_YOUR_CALM) => "http2_excess",
+        Some(Reason::FLOW_CONTROL_ERROR) => "http2_flow_control",
+        Some(Reason::FRAME_SIZE_ERROR) => "http2_frame_size",
+        Some(Reason::COMPRESSION_ERROR) => "http2_compression",
+        Some(Reason::PROTOCOL_ERROR) => "http2_protocol",
+        _ => "http2",
     }
 }
 
@@ -91,16 +115,31 @@ impl Session {
         stream: TlsStream<TcpStream>,
         peer: Proof,
         settings: &TunnelSettings,
-        budget: &Budget,
+        budgets: &Budgets,
     ) -> Result<Self, h2::Error> {
         let tls = TlsFacts::of(stream.get_ref().1);
         let streams = settings.inbound_streams;
+        let stream = Watchful::of_client(stream);
+        let found = stream.found();
         let mut connection: Http2 = builder(settings).handshake(stream).await?;
         let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
         let gauge = Arc::new(Gauge::new(settings.windows.initial));
-        let windows = Windows::new(settings.windows, streams, gauge, budget);
+        let windows = Windows::new(settings.windows, streams, gauge, &budgets.growth);
         let connection = Some(connection);
-        Ok(Self { connection, peer, tls, keepalive, windows, streams, rejected: 0, end: None })
+        let budgets = budgets.clone();
+        Ok(Self {
+            connection,
+            peer,
+            tls,
+            keepalive,
+            windows,
+            streams,
+            budgets,
+            rejected: 0,
+            starved: 0,
+            found,
+            end: None,
+        })
     }
 
     /// Who the peer has proven to be.
@@ -130,6 +169,11 @@ impl Session {
     /// certificate has expired.
     pub fn rejected(&self) -> u64 {
         self.rejected
+    }
+
+    /// How many requests were refused because the windows of open streams take all the memory they may.
+    pub fn starved(&self) -> u64 {
+        self.starved
     }
 
     /// How it ended, once `next` has said that it did.
@@ -179,6 +223,9 @@ impl Session {
 
     /// A peer need not wait for our last words: without streams, nothing is lost with the connection.
     fn how_ended(&self, error: h2::Error) -> SessionEnd {
+        if let Some(flood) = self.found.flood() {
+            return SessionEnd::Flood(flood);
+        }
         match error.is_io() {
             true if self.windows.gauge().streams() == 0 => SessionEnd::Done,
             true => SessionEnd::Lost(error),
@@ -192,8 +239,17 @@ impl Session {
         Poll::Ready(None)
     }
 
-    fn admit(&self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Option<Request> {
+    fn admit(
+        &mut self,
+        request: http::Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Option<Request> {
         // Counts requests that the peer has reset but we still work on, which HTTP/2's own limit does not.
+        let Some(window) = self.budgets.stream() else {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            self.starved += 1;
+            return None;
+        };
         let Some(slot) = self.windows.gauge().slot(self.streams) else {
             respond.send_reset(Reason::REFUSED_STREAM);
             return None;
@@ -203,6 +259,7 @@ impl Session {
             respond.send_reset(Reason::REFUSED_STREAM);
             return None;
         }
+        let slot = slot.holding(window);
         let (head, incoming) = request.into_parts();
         // RFC 8441 is not offered, so nobody may use it.
         if head.extensions.get::<h2::ext::Protocol>().is_some() {

@@ -1,6 +1,6 @@
 //! What may be set about tunnels. The defaults are safe for a node of any size.
 
-use std::time::Duration;
+use std::{thread::available_parallelism, time::Duration};
 
 /// Everything here is per daemon.
 #[derive(Clone, Debug)]
@@ -19,6 +19,10 @@ pub struct TunnelSettings {
     pub inbound_streams: u32,
     /// Outbound connections of the whole daemon.
     pub pool_connections: usize,
+    /// Outbound connections of one source workload, of those.
+    pub pool_connections_per_source: usize,
+    /// Steps of making connections that run at once; see [`crate::Turnstile`].
+    pub turns: usize,
 }
 
 /// The longest each step may take. None of them waits for another connection's step.
@@ -45,6 +49,8 @@ pub struct WindowSettings {
     pub max: u32,
     /// What all windows of the daemon may grow by together.
     pub growth_budget: usize,
+    /// What the windows of all open streams may be together, their growth included. Beyond it no stream is opened.
+    pub total: usize,
 }
 
 impl Default for TunnelSettings {
@@ -58,6 +64,8 @@ impl Default for TunnelSettings {
             streams_per_connection: 100,
             inbound_streams: 200,
             pool_connections: 65_536,
+            pool_connections_per_source: 4096,
+            turns: available_parallelism().map_or(1, Into::into),
         }
     }
 }
@@ -71,6 +79,6 @@ impl Default for Deadlines {
 
 impl Default for WindowSettings {
     fn default() -> Self {
-        Self { initial: 64 << 10, max: 1 << 20, growth_budget: 64 << 20 }
+        Self { initial: 64 << 10, max: 1 << 20, growth_budget: 64 << 20, total: 1 << 30 }
     }
 }

@@ -9,15 +9,22 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    ConnectHeaders, Session, TunnelSettings, TunnelStream,
+    ConnectHeaders, Lane, Session, TunnelSettings, TunnelStream, Turnstile, Usage,
     error::{DialError, Phase, TerminateError, TlsFailure},
     pool::{Driver, Establish, Key, Live, Pool, start},
     tls::{Identities, classify, instant, peer, require_http2},
-    window::{Budget, Gauge},
+    window::{Budgets, Gauge},
 };
 
 /// Makes the TCP connection from inside the source pod.
-pub type ConnectFn = Box<dyn FnOnce(SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> + Send>;
+pub type ConnectFn = Box<dyn FnOnce(SocketAddr) -> BoxFuture<'static, io::Result<Connected>> + Send>;
+
+/// A TCP connection for a tunnel.
+pub struct Connected {
+    pub stream: TcpStream,
+    /// Dropped when the connection has ended.
+    pub held: Box<dyn Send>,
+}
 
 /// Clones share connections, configurations and budget.
 pub struct Tunnel<S: SvidSource>(Arc<Inner<S>>);
@@ -38,16 +45,32 @@ struct Inner<S> {
     settings: TunnelSettings,
     svids: Arc<S>,
     identities: Identities,
-    budget: Budget,
+    budgets: Budgets,
+    turnstile: Turnstile,
     pool: Arc<Pool>,
 }
 
 impl<S: SvidSource> Tunnel<S> {
     pub fn new(settings: TunnelSettings, svids: Arc<S>) -> Self {
-        let budget = Budget::new(settings.windows.growth_budget, settings.windows.growth_budget / 4);
-        let pool =
-            Pool::new(settings.windows.initial, settings.streams_per_connection, settings.pool_connections);
-        Self(Arc::new(Inner { settings, svids, identities: Identities::new(), budget, pool }))
+        let budgets = Budgets::new(&settings.windows);
+        let pool = Pool::new(&settings, &budgets);
+        let turnstile = Turnstile::new(settings.turns);
+        Self(Arc::new(Inner { settings, svids, identities: Identities::new(), budgets, turnstile, pool }))
+    }
+
+    /// Where whatever it takes to make a connection takes its turns. Outbound handshakes do so by themselves.
+    pub fn turnstile(&self) -> &Turnstile {
+        &self.0.turnstile
+    }
+
+    pub fn usage(&self) -> [Usage; 3] {
+        let Inner { settings, turnstile, budgets, pool, .. } = &*self.0;
+        let usage = |limit, (used, allowed)| Usage { limit, used, allowed };
+        [
+            usage("turns", turnstile.in_use()),
+            usage("outbound_tunnels", (pool.connections(), settings.pool_connections)),
+            usage("window_bytes", (budgets.used(), settings.windows.total)),
+        ]
     }
 
     /// One CONNECT stream along the permitted route. `connect` makes the TCP connection if there is none to share.
@@ -67,7 +90,7 @@ impl<S: SvidSource> Tunnel<S> {
 
     /// The server's side, on a connection that was accepted on port 15008 of a pod whose identity is `identity`.
     pub async fn terminate(&self, tcp: TcpStream, identity: &SpiffeId) -> Result<Session, TerminateError> {
-        let Inner { settings, identities, budget, .. } = &*self.0;
+        let Inner { settings, identities, budgets, .. } = &*self.0;
         let svid = self.0.svid::<TerminateError>(identity).await?;
         let config =
             identities.of(&svid, &self.0.svids.trust()).map_err(TerminateError::Certificate)?.server();
@@ -75,7 +98,7 @@ impl<S: SvidSource> Tunnel<S> {
         let handshake = TlsAcceptor::from(config).accept(tcp);
         let stream = within(Phase::Tls, settings.deadlines.tls, handshake).await?.map_err(classify)?;
         let peer = peer(stream.get_ref().1)?;
-        let preface = Session::start(stream, peer, settings, budget);
+        let preface = Session::start(stream, peer, settings, budgets);
         within(Phase::Preface, settings.deadlines.preface, preface)
             .await?
             .map_err(|error| TerminateError::Http2(Arc::new(error)))
@@ -94,7 +117,10 @@ impl<S: SvidSource> Tunnel<S> {
 
     fn establish(&self, key: Key, connect: ConnectFn) -> Establish {
         let inner = Arc::clone(&self.0);
-        Box::new(move |gauge| Box::pin(async move { inner.establish(key, connect, gauge).await }))
+        let lane = Lane { pod: key.source_uid.clone(), source: key.gateway.ip() };
+        Box::new(move |gauge| {
+            Box::pin(async move { inner.turnstile.pass(lane, inner.establish(key, connect, gauge)).await })
+        })
     }
 }
 
@@ -112,8 +138,8 @@ impl<S: SvidSource> Inner<S> {
             .of(&svid, &self.svids.trust())
             .map_err(DialError::Certificate)?
             .client(&key.expected);
-        let tcp =
-            within(Phase::Connect, deadlines.connect, connect(key.gateway)).await?.map_err(connecting)?;
+        let connected = within(Phase::Connect, deadlines.connect, connect(key.gateway)).await?;
+        let Connected { stream: tcp, held } = connected.map_err(connecting)?;
         without_delay(&tcp);
         let local = tcp.local_addr().map_err(connecting)?;
         // An address is never sent as SNI; whom to expect, the configuration says.
@@ -125,10 +151,11 @@ impl<S: SvidSource> Inner<S> {
         require_http2(stream.get_ref().1).map_err(DialError::Tls)?;
         let mut peer = peer(stream.get_ref().1).map_err(DialError::Tls)?;
         peer.until = peer.until.min(instant(svid.not_after));
-        let preface = start(stream, (peer, local), gauge, &self.settings, &self.budget);
-        within(Phase::Preface, deadlines.preface, preface)
+        let preface = start(stream, (peer, local), gauge, &self.settings, &self.budgets);
+        let (live, driver) = within(Phase::Preface, deadlines.preface, preface)
             .await?
-            .map_err(|error| DialError::Http2(Arc::new(error)))
+            .map_err(|error| DialError::Http2(Arc::new(error)))?;
+        Ok((live, driver.holding(held)))
     }
 
     async fn svid<E: From<Phase> + From<model::SvidError>>(
@@ -136,6 +163,12 @@ impl<S: SvidSource> Inner<S> {
         identity: &SpiffeId,
     ) -> Result<Arc<Svid>, E> {
         Ok(within(Phase::Svid, self.settings.deadlines.svid, self.svids.svid(identity)).await??)
+    }
+}
+
+impl From<TcpStream> for Connected {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, held: Box::new(()) }
     }
 }
 

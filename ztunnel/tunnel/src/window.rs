@@ -11,10 +11,10 @@
 //!
 //! ```text
 //! one connection   <=  streams allowed (200 inbound, 100 outbound) x 64 KiB + its share of the budget
-//! the daemon       <=  open streams x 64 KiB + 64 MiB
+//! the daemon       <=  open streams x 64 KiB + 64 MiB, and 1 GiB
 //! ```
 //!
-//! The second line holds for all but peers that open streams faster than SETTINGS travel, which the first line bounds
+//! A stream that would take the daemon beyond [`WindowSettings::total`] (1 GiB) is not opened. The second line holds for all but peers that open streams faster than SETTINGS travel, which the first line bounds
 //! in turn. A share goes back to the budget only after the peer has acknowledged the smaller window, and what the
 //! connection's window still grants above its base counts against the next share. A peer that does not acknowledge in
 //! the time of a PING keeps its share for the life of its connection. The `h2` crate adds at most half as much again
@@ -32,7 +32,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use budget::{Budget, Reservation};
+pub(crate) use budget::{Budget, Budgets, Reservation};
 pub(crate) use gauge::{Gauge, Meter, Slot};
 
 use crate::WindowSettings;

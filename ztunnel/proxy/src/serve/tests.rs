@@ -49,9 +49,11 @@ fn task_size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
 #[test]
 fn a_standing_connection_does_not_hold_what_making_it_took() {
     type AnyPod = Pod<NoSvids, NoSockets>;
-    for size in
-        [task_size(AnyPod::outbound), task_size(AnyPod::inbound_plaintext), task_size(AnyPod::inbound_tunnel)]
-    {
+    for size in [
+        task_size(|pod, arrival, seat| AnyPod::outbound(pod, arrival, seat, None)),
+        task_size(|pod, arrival, seat| AnyPod::inbound_plaintext(pod, arrival, seat, None)),
+        task_size(AnyPod::inbound_tunnel),
+    ] {
         assert!(size <= 4096, "{size} bytes");
     }
 }

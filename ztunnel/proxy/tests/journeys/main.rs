@@ -7,6 +7,7 @@
 mod copying;
 mod endpoints;
 mod identity;
+mod limits;
 mod mesh;
 mod observed;
 mod outside;

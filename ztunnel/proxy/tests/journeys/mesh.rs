@@ -199,6 +199,7 @@ impl HostNames for Phonebook {
 pub(crate) struct Node {
     pub(crate) sockets: Arc<PodOnLoopback>,
     pub(crate) ledgers: Arc<Ledgers>,
+    pub(crate) tunnel: Tunnel<TestAuthority>,
     pub(crate) stop: Stop,
     pub(crate) mtls: watch::Sender<Option<MtlsMode>>,
     pub(crate) serving: Option<JoinHandle<()>>,
@@ -214,6 +215,7 @@ pub(crate) struct Mesh {
 pub(crate) struct Options {
     pub(crate) mtls: Option<MtlsMode>,
     pub(crate) settings: ProxySettings,
+    pub(crate) tunnels: TunnelSettings,
 }
 
 impl Default for Options {
@@ -223,7 +225,10 @@ impl Default for Options {
             connect_deadline: Duration::from_secs(5),
             ..ProxySettings::default()
         };
-        Self { mtls: None, settings }
+        let step = Duration::from_secs(5);
+        let deadlines = Deadlines { svid: step, connect: step, tls: step, preface: step, answer: step };
+        let tunnels = TunnelSettings { deadlines, ..TunnelSettings::default() };
+        Self { mtls: None, settings, tunnels }
     }
 }
 
@@ -283,10 +288,7 @@ impl Node {
         authority: &Arc<TestAuthority>,
         options: &Options,
     ) -> Self {
-        let step = Duration::from_secs(5);
-        let deadlines = Deadlines { svid: step, connect: step, tls: step, preface: step, answer: step };
-        let tunnel_settings = TunnelSettings { deadlines, ..TunnelSettings::default() };
-        let tunnel = Tunnel::new(tunnel_settings, Arc::clone(authority));
+        let tunnel = Tunnel::new(options.tunnels.clone(), Arc::clone(authority));
         let ledgers = Arc::new(Ledgers::default());
         let proxy = Proxy::new(
             options.settings.clone(),
@@ -300,7 +302,7 @@ impl Node {
         let (mtls, seen_mtls) = watch::channel(options.mtls);
         let local = LocalWorkload { uid: uid(name), mtls: seen_mtls };
         let serving = tokio::spawn(proxy.serve(local, Arc::clone(&sockets), stop.clone()));
-        Self { sockets, ledgers, stop, mtls, serving: Some(serving) }
+        Self { sockets, ledgers, tunnel, stop, mtls, serving: Some(serving) }
     }
 }
 

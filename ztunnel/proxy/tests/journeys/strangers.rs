@@ -33,7 +33,7 @@ async fn what_is_not_tls_is_refused_and_counted() {
 async fn stalled_handshakes_delay_nobody() {
     let observed = Observed::start();
     let mut options = Options::default();
-    options.settings.handshakes_per_pod = 4;
+    options.settings.limits.handshakes_per_pod = 4;
     let mesh = Mesh::with(options).await;
     let mut stalled = Vec::new();
     for _ in 0..20 {

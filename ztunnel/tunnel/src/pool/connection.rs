@@ -25,12 +25,13 @@ use tokio_rustls::client::TlsStream;
 use crate::{
     Dialed, TunnelSettings,
     error::{DialError, Phase, TlsFailure},
+    flood::Watchful,
     headers,
     keepalive::{Beat, Keepalive},
     session::HEADER_LIST,
     stream::TunnelStream,
     tls::{PeerAlert, Proof, Watched},
-    window::{Budget, Gauge, SEND_BUFFER, Slot, Windows, base},
+    window::{Budgets, Gauge, SEND_BUFFER, Slot, Windows, base},
 };
 
 /// What streams are opened with.
@@ -43,7 +44,7 @@ pub(crate) struct Live {
 
 /// What moves the connection.
 pub(crate) struct Driver {
-    connection: Connection<Watched<TlsStream<TcpStream>>, Bytes>,
+    connection: Connection<Watchful<Watched<TlsStream<TcpStream>>>, Bytes>,
     keepalive: Option<Keepalive>,
     windows: Windows,
     /// Streams that the peer allows at once.
@@ -51,6 +52,8 @@ pub(crate) struct Driver {
     idle: Idle,
     /// When the first of both ends' certificates expires.
     until: Instant,
+    /// What belongs to the connection's socket.
+    _held: Box<dyn Send>,
 }
 
 /// What the driver of a connection asks of the pool.
@@ -84,17 +87,18 @@ pub(crate) async fn start(
     (peer, local): (Proof, SocketAddr),
     gauge: Arc<Gauge>,
     settings: &TunnelSettings,
-    budget: &Budget,
+    budgets: &Budgets,
 ) -> Result<(Live, Driver), h2::Error> {
     let alert = PeerAlert::default();
-    let stream = Watched::new(stream, alert.clone());
+    let stream = Watchful::of_server(Watched::new(stream, alert.clone()));
     let (requests, mut connection) = builder(settings).handshake(stream).await?;
     let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
-    let windows = Windows::new(settings.windows, settings.streams_per_connection, gauge, budget);
+    let windows = Windows::new(settings.windows, settings.streams_per_connection, gauge, &budgets.growth);
     let idle = Idle { since: Instant::now(), opened: 0, timeout: settings.idle_timeout };
     let live = Live { requests, peer: peer.identity, local, alert };
     let allowed = connection.max_concurrent_send_streams();
-    Ok((live, Driver { connection, keepalive, windows, allowed, idle, until: peer.until }))
+    let (until, _held) = (peer.until, Box::new(()));
+    Ok((live, Driver { connection, keepalive, windows, allowed, idle, until, _held }))
 }
 
 impl Live {
@@ -162,6 +166,12 @@ impl OpenError {
 }
 
 impl Driver {
+    /// Keeps this until the connection has ended.
+    pub(crate) fn holding(mut self, held: Box<dyn Send>) -> Self {
+        self._held = held;
+        self
+    }
+
     /// Until the connection ends. It does so by itself once no [`Live`] of it is left and its streams are done, so when
     /// it has been idle for long or a certificate has expired, the owner is asked to forget it.
     pub(super) async fn run(mut self, owner: &impl Owner) {

@@ -5,12 +5,25 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use crate::WindowSettings;
+
 /// The bytes left. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     left: Arc<AtomicUsize>,
+    whole: usize,
     /// What one reservation may take, so that no peer has all of it to itself.
     share: usize,
+}
+
+/// What the windows of a daemon are taken from.
+#[derive(Clone, Debug)]
+pub(crate) struct Budgets {
+    /// The windows that streams begin with.
+    pub(crate) streams: Budget,
+    /// What windows grow by.
+    pub(crate) growth: Budget,
+    initial: usize,
 }
 
 /// Bytes taken from a budget; they go back on drop.
@@ -23,7 +36,7 @@ pub(crate) struct Reservation {
 
 impl Budget {
     pub(crate) fn new(bytes: usize, share: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)), share }
+        Self { left: Arc::new(AtomicUsize::new(bytes)), whole: bytes, share }
     }
 
     /// An empty reservation, to be grown.
@@ -31,9 +44,40 @@ impl Budget {
         Reservation { left: Arc::clone(&self.left), most: self.share, bytes: 0 }
     }
 
+    /// So many bytes, if they are there.
+    pub(crate) fn reserve(&self, bytes: usize) -> Option<Reservation> {
+        let mut reservation = self.reservation();
+        reservation.grow_to(bytes).then_some(reservation)
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.whole - self.left.load(Ordering::Relaxed)
+    }
+
     #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
         self.left.load(Ordering::Relaxed)
+    }
+}
+
+impl Budgets {
+    pub(crate) fn new(settings: &WindowSettings) -> Self {
+        let WindowSettings { initial, growth_budget, total, .. } = *settings;
+        let streams = total.saturating_sub(growth_budget);
+        Self {
+            streams: Budget::new(streams, streams),
+            growth: Budget::new(growth_budget, growth_budget / 4),
+            initial: usize::try_from(initial).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The window that a new stream begins with.
+    pub(crate) fn stream(&self) -> Option<Reservation> {
+        self.streams.reserve(self.initial)
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.streams.used() + self.growth.used()
     }
 }
 

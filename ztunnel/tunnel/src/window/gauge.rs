@@ -14,6 +14,8 @@ use tokio::{
     time::Instant,
 };
 
+use super::Reservation;
+
 /// Reading speed is judged over this long. So a window is never much more than what its reader takes in this time,
 /// and it suffices for round trips of up to half of it.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -45,6 +47,8 @@ pub(crate) struct Slot {
     gauge: Arc<Gauge>,
     /// Which of the streams it was when it was taken. So there are never more than `n` with a number up to `n`.
     number: u32,
+    /// Its window, taken from what all streams may have together.
+    window: Option<Reservation>,
 }
 
 /// One stream's reading speed.
@@ -90,7 +94,7 @@ impl Gauge {
         let more = |streams: u32| (streams < limit).then_some(streams + 1);
         let before = self.streams.fetch_update(Relaxed, Relaxed, more).ok()?;
         self.opened.fetch_add(1, Relaxed);
-        Some(Slot { gauge: Arc::clone(self), number: before + 1 })
+        Some(Slot { gauge: Arc::clone(self), number: before + 1, window: None })
     }
 
     /// Wraps around: good for telling whether any was opened.
@@ -120,6 +124,12 @@ impl Gauge {
 }
 
 impl Slot {
+    /// What the stream's window is taken from is given back together with the place.
+    pub(crate) fn holding(mut self, window: Reservation) -> Self {
+        self.window = Some(window);
+        self
+    }
+
     pub(crate) fn gauge(&self) -> &Gauge {
         &self.gauge
     }

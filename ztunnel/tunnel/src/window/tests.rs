@@ -32,7 +32,7 @@ impl Windowed for Fake {
 }
 
 fn windows(budget: &Budget) -> Windows {
-    let settings = WindowSettings { initial: INITIAL, max: MAX, growth_budget: 0 };
+    let settings = WindowSettings { initial: INITIAL, max: MAX, growth_budget: 0, total: 0 };
     Windows::new(settings, STREAMS, Arc::new(Gauge::new(INITIAL)), budget)
 }
 

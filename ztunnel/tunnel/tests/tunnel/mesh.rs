@@ -90,7 +90,7 @@ impl Client {
         let connects = Arc::clone(&self.connects);
         Box::new(move |address| {
             connects.fetch_add(1, Ordering::Relaxed);
-            Box::pin(TcpStream::connect(address))
+            Box::pin(async move { TcpStream::connect(address).await.map(Into::into) })
         })
     }
 

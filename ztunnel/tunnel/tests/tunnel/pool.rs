@@ -92,7 +92,7 @@ async fn a_dialer_that_goes_away_does_not_take_the_connection_along() {
     let gated: ConnectFn = Box::new(move |address| {
         Box::pin(async move {
             open.notified().await;
-            TcpStream::connect(address).await
+            TcpStream::connect(address).await.map(Into::into)
         })
     });
     let first = client.tunnel.dial(permit("client", "server", address), ConnectHeaders::default(), gated);

@@ -1,0 +1,270 @@
+//! Floods of frames that cost us work and the peer nothing: PING and SETTINGS, which are to be answered, WINDOW_UPDATE and
+//! PRIORITY, which are to be noted, DATA without data (CVE-2019-9512, 9513, 9515, 9518). HTTP/2's implementation bounds
+//! what they make it keep, not what they make it do, and a peer that reads the answers could go on for ever.
+//!
+//! This stream looks at the heads of the frames that pass. Each such frame costs a token; tokens come with time, with
+//! requests, and with the bytes that are carried in either direction, as honest peers have an occasion for theirs. Who has
+//! none left has the connection broken.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// At most so many at once,
+const BURST: u64 = 2000;
+/// so many every second,
+const PER_SECOND: u64 = 200;
+/// for each request,
+const PER_REQUEST: u64 = 4;
+/// and one for so many bytes that were carried. Peers that are thrifty with windows update them for every 4 KiB, twice.
+const BYTES_PER_TOKEN: u64 = 512;
+
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+const HEAD: usize = 9;
+/// Frame types of RFC 9113, section 6.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+
+/// Why a connection was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many {} frames for nothing", name_of(*.0))]
+pub struct Flood(u8);
+
+/// A stream whose peer is a client, or a server if it says no preface.
+#[derive(Debug)]
+pub(crate) struct Watchful<T> {
+    stream: T,
+    /// Bytes to pass over until the next frame's head.
+    skip: usize,
+    head: [u8; HEAD],
+    filled: usize,
+    tokens: Tokens,
+    found: Found,
+}
+
+#[derive(Debug)]
+struct Tokens {
+    left: u64,
+    since: Instant,
+    /// Bytes carried that have not made a token yet.
+    bytes: u64,
+}
+
+/// The flood that ended a connection, if one did: HTTP/2 reduces the I/O error that says so to text.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found(Arc<OnceLock<Flood>>);
+
+impl Found {
+    pub(crate) fn flood(&self) -> Option<Flood> {
+        self.0.get().copied()
+    }
+}
+
+fn name_of(kind: u8) -> &'static str {
+    match kind {
+        DATA => "empty DATA",
+        2 => "PRIORITY",
+        3 => "RST_STREAM",
+        4 => "SETTINGS",
+        6 => "PING",
+        7 => "GOAWAY",
+        8 => "WINDOW_UPDATE",
+        9 => "CONTINUATION",
+        _ => "unknown",
+    }
+}
+
+impl<T> Watchful<T> {
+    pub(crate) fn of_client(stream: T) -> Self {
+        Self { skip: PREFACE, ..Self::of_server(stream) }
+    }
+
+    pub(crate) fn of_server(stream: T) -> Self {
+        let tokens = Tokens { left: BURST, since: Instant::now(), bytes: 0 };
+        Self { stream, skip: 0, head: [0; HEAD], filled: 0, tokens, found: Found::default() }
+    }
+
+    pub(crate) fn found(&self) -> Found {
+        self.found.clone()
+    }
+
+    fn look_at(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            let taken = (HEAD - self.filled).min(bytes.len() - skipped);
+            self.head[self.filled..self.filled + taken].copy_from_slice(&bytes[skipped..skipped + taken]);
+            self.filled += taken;
+            bytes = &bytes[skipped + taken..];
+            if self.filled == HEAD {
+                self.filled = 0;
+                self.judge()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame begins: its head is three bytes of length, one of type, and what does not matter here.
+    fn judge(&mut self) -> Result<(), Flood> {
+        let [a, b, c, kind, ..] = self.head;
+        let length = u32::from_be_bytes([0, a, b, c]);
+        self.skip = usize::try_from(length).unwrap_or(usize::MAX);
+        match kind {
+            HEADERS => self.tokens.earn(PER_REQUEST),
+            DATA if length > 0 => self.tokens.carried(u64::from(length)),
+            _ if self.tokens.spend() => {}
+            _ => return Err(Flood(kind)),
+        }
+        Ok(())
+    }
+}
+
+impl Tokens {
+    fn earn(&mut self, tokens: u64) {
+        self.left = self.left.saturating_add(tokens).min(BURST);
+    }
+
+    fn carried(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.earn(self.bytes / BYTES_PER_TOKEN);
+        self.bytes %= BYTES_PER_TOKEN;
+    }
+
+    fn spend(&mut self) -> bool {
+        if self.left == 0 {
+            // Asked of the clock only now: frames come by the thousand.
+            let tokens =
+                u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX) / (1000 / PER_SECOND);
+            if tokens > 0 {
+                self.since = Instant::now();
+                self.earn(tokens);
+            }
+        }
+        let left = self.left.checked_sub(1);
+        self.left = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watchful<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let looked = self.look_at(&buffer.filled()[before..]);
+        Poll::Ready(looked.map_err(|flood| {
+            self.found.0.get_or_init(|| flood);
+            io::Error::new(io::ErrorKind::InvalidData, flood)
+        }))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watchful<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
+        self.tokens.carried(wrote(written));
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, data))?;
+        self.tokens.carried(wrote(written));
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+fn wrote(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+
+    fn frame(kind: u8, length: usize) -> Vec<u8> {
+        let size = u32::try_from(length).unwrap().to_be_bytes();
+        let mut frame = vec![size[1], size[2], size[3], kind, 0, 0, 0, 0, 1];
+        frame.resize(HEAD + length, 0);
+        frame
+    }
+
+    fn watchful() -> Watchful<tokio::io::Empty> {
+        let mut stream = Watchful::of_client(tokio::io::empty());
+        assert_eq!(stream.look_at(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Ok(()));
+        stream
+    }
+
+    /// If a flood were not noticed, a peer could have us answer for ever; if its name were lost, nobody would know why.
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_ends_where_its_tokens_do() {
+        let mut stream = watchful();
+        for _ in 0..BURST {
+            assert_eq!(stream.look_at(&frame(PING, 8)), Ok(()));
+        }
+        assert_eq!(stream.look_at(&frame(PING, 8)), Err(Flood(PING)));
+        assert_eq!(Flood(PING).to_string(), "too many PING frames for nothing");
+        assert_eq!(stream.look_at(&[0; 8]), Ok(()), "what was left of it");
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        for _ in 0..PER_SECOND {
+            assert_eq!(stream.look_at(&frame(PING, 8)), Ok(()));
+        }
+        assert_eq!(stream.look_at(&frame(DATA, 0)), Err(Flood(DATA)));
+    }
+
+    /// If heads were only found where a read begins, a flood could hide behind how it is cut, and data be taken for heads.
+    #[tokio::test(start_paused = true)]
+    async fn frames_are_found_however_they_come() {
+        let mut stream = watchful();
+        let mut bytes = frame(HEADERS, 70);
+        bytes.extend((0..BURST + 1).flat_map(|_| frame(PING, 8)));
+        let whole = stream.look_at(&bytes);
+        assert_eq!(whole, Err(Flood(PING)));
+        let mut stream = watchful();
+        let found = bytes.chunks(7).find_map(|piece| stream.look_at(piece).err());
+        assert_eq!(found, Some(Flood(PING)));
+    }
+
+    /// If honest traffic were a flood, long downloads and many short connections would be cut.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_an_occasion_for_its_frames_is_no_flood() {
+        let mut stream = watchful();
+        for _ in 0..10 * BURST {
+            stream.tokens.carried(4096);
+            assert_eq!(stream.look_at(&frame(WINDOW_UPDATE, 4)), Ok(()));
+            assert_eq!(stream.look_at(&frame(WINDOW_UPDATE, 4)), Ok(()));
+            assert_eq!(stream.look_at(&frame(HEADERS, 200)), Ok(()));
+            assert_eq!(stream.look_at(&frame(DATA, 1000)), Ok(()));
+            assert_eq!(stream.look_at(&frame(3, 4)), Ok(()));
+        }
+    }
+}
