@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a daemon's tests and the demo run beside it.
-const TO_RUN: [&str; 3] = ["busybox", "curl", "iproute2"];
+const TO_RUN: [&str; 4] = ["busybox", "curl", "iproute2", "nftables"];
 /// A C compiler, for the cryptography in C that rustls uses.
 const TO_COMPILE: [&str; 2] = ["gcc", "libc6-dev"];
 /// Debian's newest rustc and the source of its library.
