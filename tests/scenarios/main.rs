@@ -13,6 +13,7 @@ mod lifecycle;
 mod load;
 mod namespaces;
 mod older;
+mod operator;
 mod paths;
 mod peers;
 mod probes;

@@ -28,6 +28,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) config: &'a Path,
     pub(crate) log: &'a Path,
+    /// Where it takes what only the node's root may ask.
+    pub(crate) socket: &'a Path,
 }
 
 /// A running daemon. Dropping it kills it.
@@ -35,7 +37,9 @@ pub(crate) struct Launch<'a> {
 pub struct Daemon {
     process: Process,
     place: Place,
+    binary: PathBuf,
     log: PathBuf,
+    socket: PathBuf,
 }
 
 impl Daemon {
@@ -46,7 +50,8 @@ impl Daemon {
         command.arg("run").arg("--config").arg(launch.config).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let process = place.start(command)?;
-        Ok(Self { process, place: place.clone(), log: launch.log.to_owned() })
+        let [binary, log, socket] = [launch.binary, launch.log, launch.socket].map(Path::to_owned);
+        Ok(Self { process, place: place.clone(), binary, log, socket })
     }
 
     /// Waits until the daemon says that it serves.
@@ -82,6 +87,29 @@ impl Daemon {
         let answer = http::get(&self.place, ADMIN_PORT, path)?;
         ensure!(answer.status == 200, "{path}: status {} {}", answer.status, answer.body);
         serde_json::from_str(&answer.body).with_context(|| format!("{path} is not JSON: {}", answer.body))
+    }
+
+    /// What its Unix socket answers: the status, and the body as it is.
+    pub fn over_socket(&self, method: &str, path: &str) -> Result<(u16, Vec<u8>)> {
+        http::over_socket(&self.socket, method, path)
+    }
+
+    /// What loopback answers to a method and a path: the status, and the body.
+    pub fn over_loopback(&self, method: &str, path: &str) -> Result<(u16, String)> {
+        let answer = http::ask_for(&self.place, ADMIN_PORT, method, path)?;
+        Ok((answer.status, answer.body))
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Runs one of the commands that ask it, over its socket.
+    pub fn command(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).env("ZTUNNEL_ADMIN", format!("unix:{}", self.socket.display()));
+        command.stdin(Stdio::null());
+        self.place.output(command)
     }
 
     /// The connections that are open now.

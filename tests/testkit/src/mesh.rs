@@ -178,11 +178,17 @@ impl Mesh {
         let node = self.node(number);
         let directory = self.node_directory(node);
         let config = directory.join(format!("{}.yaml", place.name()));
-        files::write(&config, &self.configuration(node))?;
+        let socket = directory.join(format!("{}.sock", place.name()));
+        let mut settings = self.configuration(node);
+        if settings["adminSocket"].is_null() {
+            settings["adminSocket"] = json!(socket);
+        }
+        files::write(&config, &settings)?;
         let launch = Launch {
             binary: &self.plan.binary,
             config: &config,
             log: &directory.join(format!("{}.log", place.name())),
+            socket: &socket,
         };
         Daemon::launch(place, &launch)
     }

@@ -22,6 +22,7 @@ use self::limits::Limits;
 pub(crate) use self::{control_plane::ControlPlaneSection, dns::Dns};
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
+pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/ztunnel/admin.sock";
 
 /// What may be set, wherever it is set. The documentation of each field is its `--help`.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -68,6 +69,10 @@ pub(crate) struct Settings {
     /// How long a workload's certificate is valid [default: 24h].
     #[arg(long, env = "ZTUNNEL_CERTIFICATE_LIFETIME", value_name = "DURATION")]
     certificate_lifetime: Option<Span>,
+    /// The Unix socket by which the node's root asks, and changes what is logged, or ends the daemon
+    /// [default: /run/ztunnel/admin.sock].
+    #[arg(long, env = "ZTUNNEL_ADMIN_SOCKET", value_name = "FILE")]
+    admin_socket: Option<PathBuf>,
     /// Where the admin endpoint listens; it only reads, but tells much [default: 127.0.0.1:15000].
     #[arg(long, env = "ZTUNNEL_ADMIN_ADDRESS", value_name = "IP:PORT")]
     admin_address: Option<SocketAddr>,
@@ -123,6 +128,7 @@ pub(crate) struct Config {
     pub(crate) ca_key: PathBuf,
     pub(crate) ca_certificate: PathBuf,
     pub(crate) certificate_lifetime: Span,
+    pub(crate) admin_socket: PathBuf,
     pub(crate) admin_address: SocketAddr,
     pub(crate) metrics_address: SocketAddr,
     pub(crate) readiness_address: SocketAddr,
@@ -191,6 +197,7 @@ impl Settings {
             ca_key: self.ca_key.or(other.ca_key),
             ca_certificate: self.ca_certificate.or(other.ca_certificate),
             certificate_lifetime: self.certificate_lifetime.or(other.certificate_lifetime),
+            admin_socket: self.admin_socket.or(other.admin_socket),
             admin_address: self.admin_address.or(other.admin_address),
             metrics_address: self.metrics_address.or(other.metrics_address),
             readiness_address: self.readiness_address.or(other.readiness_address),
@@ -228,6 +235,7 @@ impl Config {
             certificate_lifetime: settings
                 .certificate_lifetime
                 .unwrap_or(Span(Duration::from_secs(24 * 3600))),
+            admin_socket: settings.admin_socket.unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()),
             admin_address: settings
                 .admin_address
                 .unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15000)),

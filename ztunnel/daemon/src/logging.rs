@@ -1,15 +1,18 @@
 //! The daemon's log, on standard output: one line an event, plain or JSON.
 //!
 //! Lines are written by a thread of their own. If whoever reads them stalls, lines are dropped and counted; connections
-//! never wait for the log.
+//! never wait for the log. What is logged can be changed while the daemon runs.
+
+mod levels;
 
 use std::{sync::mpsc, thread, time::Duration};
 
 use anyhow::Context;
 use metrics::{counter, describe_counter};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
+pub(crate) use self::levels::Levels;
 use crate::config::{Config, LogFormat};
 
 /// How long the last lines may take to be written.
@@ -20,14 +23,17 @@ const DROPPED: &str = "ztunnel_log_lines_dropped_total";
 pub(crate) struct Log {
     writer: Option<WorkerGuard>,
     pub(crate) dropped: DroppedLines,
+    pub(crate) levels: Levels,
 }
 
 #[derive(Clone)]
 pub(crate) struct DroppedLines(ErrorCounter);
 
 pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
-    let filter = EnvFilter::try_new(&config.log_level)
+    let filter = levels::filter(&config.log_level)
         .with_context(|| format!("logLevel: `{}` is not a filter", config.log_level))?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let levels = Levels::new(config.log_level.clone(), handle);
     let (output, writer) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(config.limits.waiting_log_lines)
@@ -41,7 +47,7 @@ pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
     .context("starting the log")?;
-    Ok(Log { writer: Some(writer), dropped })
+    Ok(Log { writer: Some(writer), dropped, levels })
 }
 
 /// The guard says on standard output that standard output is stuck, and would wait there for ever.

@@ -2,18 +2,22 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod ask;
 mod certificates;
 mod config;
 mod crowd;
+mod explanation;
 mod files;
 mod logging;
 mod node;
 mod offline;
 mod plaintext;
+mod profile;
 mod run;
 mod sockets;
 mod state;
 mod status;
+mod table;
 mod verdicts;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -22,6 +26,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::Settings;
+
+/// The system's allocator, and samples of what it gives while `/debug/pprof/heap/profiling` is on.
+#[global_allocator]
+static HEAP: redirect::heap::SampledHeap = redirect::heap::SampledHeap;
 
 /// Node proxy of an ambient service mesh: steers the traffic of this node's pods by eBPF and carries it to other
 /// nodes inside mutual TLS (HBONE), so that no pod needs a sidecar.
@@ -54,13 +62,32 @@ enum Command {
     /// Needs no daemon and no privilege. The exit status is 0 if all are valid, 1 if one is not, 2 if the command
     /// was not understood.
     Validate(offline::Validate),
-    /// Tell what becomes of a connection and why, from files.
+    /// Tell what becomes of a connection and why: service, endpoint, path, mutual TLS, policy.
     ///
-    /// Needs no daemon and no privilege. A connection to a service is explained for each of its endpoints. The exit
-    /// status is 0 if it is allowed, 1 if it (or one of its endpoints) is refused, 2 if the question was not
-    /// understood.
+    /// This node's daemon answers, by the state in force, and tells what it has seen of such connections besides. With
+    /// --state, files are asked instead: that needs no daemon and no privilege. A connection to a service is explained for
+    /// each of its endpoints. The exit status is 0 if it is allowed, 1 if it (or one of its endpoints) is refused, 2 if
+    /// the question was not understood.
     #[command(after_help = offline::EXPLAIN_EXAMPLE)]
     Explain(offline::Explain),
+    /// List the workloads of the mesh, as this node's daemon knows them.
+    Workloads(ask::Workloads),
+    /// List the services of the mesh, with their addresses, ports and healthy endpoints.
+    Services(ask::Named),
+    /// List the authorization policies in force, and what of them is not enforced.
+    Policies(ask::Named),
+    /// List the certificates of this node's workloads: state, serial, when they expire and are renewed.
+    Certificates(ask::Certificates),
+    /// List this node's pods: enrolled or not, and why not.
+    Pods(ask::Pods),
+    /// List the connections of this node's pods: path, mutual TLS or not, policy, bytes; or what was refused, and why.
+    #[command(after_help = CONNECTIONS_EXAMPLE)]
+    Connections(ask::Connections),
+    /// Show what is logged, or change it while the daemon runs.
+    #[command(after_help = LOG_EXAMPLE)]
+    Log(ask::Log),
+    /// Show the connections that carry the most, fastest first, until q or Ctrl-C.
+    Top(ask::Top),
     /// List who sends plaintext to whom, as the daemon of this node sees it: what strict mutual TLS would refuse.
     ///
     /// The exit status is 0 if there is none, 1 if there is, 2 if the daemon does not answer.
@@ -79,7 +106,23 @@ struct Run {
 const RUN_EXAMPLE: &str = "\
 Example:
   ztunnel run --state-file state.yaml --pods-file pods.yaml --ca-key ca.key --ca-certificate ca.pem
-  curl http://127.0.0.1:15000/connections";
+  ztunnel connections";
+
+const CONNECTIONS_EXAMPLE: &str = "\
+Examples:
+  ztunnel connections web -n default                  # whose workload or service has `web` in its name
+  ztunnel connections --plaintext                     # what mutual TLS does not protect
+  ztunnel connections --denied                        # what was refused lately, why, and by which policy
+  ztunnel connections --denied --reason denied_by_policy --json
+  ztunnel connections --watch=5s                      # again and again, until q";
+
+const LOG_EXAMPLE: &str = "\
+Examples:
+  ztunnel log                                         # what is logged now
+  ztunnel log debug                                   # all of it
+  ztunnel log access=off                              # no line for each connection, and the rest as it is
+  ztunnel log ztunnel_proxy=debug,ztunnel_tunnel=debug
+  ztunnel log --reset                                 # as configured";
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
@@ -87,6 +130,14 @@ fn main() -> ExitCode {
         Command::Check { bpf_dir } => check(bpf_dir),
         Command::Validate(files) => Ok(files.run()),
         Command::Explain(question) => Ok(question.run()),
+        Command::Workloads(list) => Ok(list.run()),
+        Command::Services(list) => Ok(list.run("/services")),
+        Command::Policies(list) => Ok(list.run("/policies")),
+        Command::Certificates(list) => Ok(list.run()),
+        Command::Pods(list) => Ok(list.run()),
+        Command::Connections(list) => Ok(list.run()),
+        Command::Log(log) => Ok(log.run()),
+        Command::Top(top) => Ok(top.run()),
         Command::Plaintext(question) => Ok(question.run()),
     };
     result.unwrap_or_else(|error| {
@@ -107,7 +158,7 @@ fn whole_story(error: &anyhow::Error) -> String {
 fn serve(run: Run) -> anyhow::Result<ExitCode> {
     let config = config::load(run.config.as_deref(), run.settings)?;
     let log = logging::start(&config)?;
-    run::run(config, &log.dropped)?;
+    run::run(config, &log)?;
     Ok(ExitCode::SUCCESS)
 }
 

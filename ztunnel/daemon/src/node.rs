@@ -150,6 +150,10 @@ impl Node {
     }
 
     pub(crate) fn status(&self) -> Vec<PodStatus> {
+        let mut counts: HashMap<WorkloadUid, usize> = HashMap::new();
+        for connection in self.parts.ledgers.handles() {
+            *counts.entry(connection.local().clone()).or_default() += 1;
+        }
         let problems = self.problems.lock();
         let enrolled = self.enrolled.lock();
         let uids: BTreeSet<_> = problems.keys().chain(enrolled.keys()).collect();
@@ -159,9 +163,21 @@ impl Node {
                 settings: enrolled.get(uid).map(|enrolled| enrolled.desired.clone()),
                 enrolled: enrolled.contains_key(uid),
                 problem: problems.get(uid).cloned(),
-                connections: self.parts.ledgers.count_for(uid),
+                connections: counts.get(uid).copied().unwrap_or_default(),
             })
             .collect()
+    }
+
+    /// One pod's settings, if it is enrolled, and what is wrong with it.
+    pub(crate) fn enrolment(&self, uid: &WorkloadUid) -> (Option<LocalPod>, Option<String>) {
+        let problem = self.problems.lock().get(uid).cloned();
+        (self.enrolled.lock().get(uid).map(|enrolled| enrolled.desired.clone()), problem)
+    }
+
+    /// What the node asks for single pods.
+    pub(crate) fn mtls_of_pods(&self) -> BTreeMap<WorkloadUid, MtlsMode> {
+        let enrolled = self.enrolled.lock();
+        enrolled.iter().filter_map(|(uid, enrolled)| Some((uid.clone(), enrolled.desired.mtls?))).collect()
     }
 
     /// Makes the enrolled pods those of the list. One that fails does not hold up the others.

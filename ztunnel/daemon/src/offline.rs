@@ -1,4 +1,5 @@
-//! `ztunnel validate` and `ztunnel explain`: the daemon's own reading of files and its own decisions, without a daemon.
+//! `ztunnel validate` and `ztunnel explain --state`: the daemon's own reading of files and its own decisions, without a
+//! daemon. Without `--state`, a running daemon explains.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,7 +11,13 @@ use anyhow::Context;
 use control::{FileKind, FileReport, kind_of, read_pods, read_state};
 use model::{
     TrustDomain, WorkloadUid,
-    explain::{Explanation, Mesh, explain, find_destination, find_source},
+    explain::{Explanation, Mesh, explain_named},
+};
+use serde_json::Value;
+
+use crate::{
+    ask::{Endpoint, Question},
+    explanation,
 };
 
 /// The exit status of a question that cannot be answered.
@@ -18,8 +25,14 @@ pub(crate) const NOT_UNDERSTOOD: u8 = 2;
 
 pub(crate) const EXPLAIN_EXAMPLE: &str = "\
 Examples:
+  ztunnel explain default/client web.default.svc.cluster.local:80    # as things are on this node, now
+  ztunnel explain 192.0.2.1 default/server:8080                      # somebody outside the mesh
   ztunnel explain --state state.yaml default/client web.default.svc.cluster.local:80
-  ztunnel explain --state state.yaml 192.0.2.1 default/server:8080";
+
+The last lines read, for instance:
+  policy              default/clients-only (ALLOW) matches
+  decision            allowed, by policy default/clients-only
+  =>                  allowed, over mutual TLS";
 
 #[derive(clap::Args)]
 pub(crate) struct Validate {
@@ -35,11 +48,13 @@ pub(crate) struct Validate {
 
 #[derive(clap::Args)]
 pub(crate) struct Explain {
-    /// The mesh.
+    #[command(flatten)]
+    endpoint: Endpoint,
+    /// The mesh, from a file; without it this node's daemon is asked.
     #[arg(long, value_name = "FILE")]
-    state: PathBuf,
+    state: Option<PathBuf>,
     /// The pods of a node, for what it asks of those who connect to them.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "state")]
     pods: Option<PathBuf>,
     /// The trust domain of workloads that name none.
     #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
@@ -129,11 +144,14 @@ impl Read {
 
 impl Explain {
     pub(crate) fn run(&self) -> ExitCode {
-        match self.answer() {
-            Ok(explanations) => {
-                self.print(&explanations);
-                let allowed = explanations.iter().all(Explanation::is_allowed);
-                if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        match self.told() {
+            Ok(told) => {
+                if self.json {
+                    println!("{told:#}");
+                } else {
+                    print!("{}", explanation::text(&told));
+                }
+                if explanation::is_allowed(&told) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
             }
             Err(error) => {
                 eprintln!("ztunnel: {}", crate::whole_story(&error));
@@ -142,40 +160,25 @@ impl Explain {
         }
     }
 
-    fn answer(&self) -> anyhow::Result<Vec<Explanation>> {
-        let (snapshot, _) = read_state(&self.state, &self.trust_domain)?;
+    fn told(&self) -> anyhow::Result<Value> {
+        match &self.state {
+            Some(state) => Ok(serde_json::to_value(self.by_files(state)?)?),
+            None => {
+                let question = Question::of("/explain")
+                    .with("source", Some(&self.source))
+                    .with("destination", Some(&self.destination));
+                self.endpoint.json(&question)
+            }
+        }
+    }
+
+    fn by_files(&self, state: &Path) -> anyhow::Result<Vec<Explanation>> {
+        let (snapshot, _) = read_state(state, &self.trust_domain)?;
         let pods = match &self.pods {
             Some(file) => read_pods(file)?.0,
             None => Vec::new(),
         };
         let pods: BTreeMap<_, _> = pods.into_iter().filter_map(|pod| Some((pod.uid, pod.mtls?))).collect();
-        let source = find_source(&snapshot, &self.source)?;
-        let destination = find_destination(&snapshot, &source, &self.destination)?;
-        let mesh = Mesh { snapshot: &snapshot, pods: &pods };
-        let explanations: Vec<_> =
-            destination.addresses.iter().flat_map(|&address| explain(mesh, &source, address)).collect();
-        anyhow::ensure!(!explanations.is_empty(), "`{}` has no endpoint", self.destination);
-        Ok(explanations)
-    }
-
-    fn print(&self, explanations: &[Explanation]) {
-        if self.json {
-            // An explanation is strings all through; it always becomes JSON.
-            println!("{}", serde_json::to_string_pretty(explanations).unwrap_or_default());
-            return;
-        }
-        for (number, explanation) in explanations.iter().enumerate() {
-            if number > 0 {
-                println!();
-            }
-            for step in &explanation.steps {
-                println!("{:<20}{}", step.topic, step.says);
-            }
-            println!(
-                "{:<20}{}",
-                "=>",
-                explanation.refused.map_or("allowed".to_owned(), |r| format!("refused: {r}"))
-            );
-        }
+        Ok(explain_named(Mesh { snapshot: &snapshot, pods: &pods }, &self.source, &self.destination)?)
     }
 }

@@ -1,30 +1,24 @@
 //! `ztunnel plaintext`: who sends plaintext to whom, from the local daemon's admin endpoint; and what that endpoint
 //! answers.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::ExitCode,
-    time::Duration,
-};
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use model::{NetworkAddress, OriginalDst, Role, Snapshot, WorkloadUid};
 use redirect::OlderConnection;
 use serde::{Deserialize, Serialize};
 use telemetry::PlaintextPair;
 
-use crate::offline::NOT_UNDERSTOOD;
-
-const DEADLINE: Duration = Duration::from_secs(10);
-/// More than the list can be.
-const MAX_ANSWER: u64 = 64 << 20;
+use crate::{
+    ask::{Endpoint, Question},
+    offline::NOT_UNDERSTOOD,
+    table::{Row, table},
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Plaintext {
-    /// Where the daemon's admin endpoint listens.
-    #[arg(long, env = "ZTUNNEL_ADMIN_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
-    admin_address: SocketAddr,
+    #[command(flatten)]
+    endpoint: Endpoint,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -84,19 +78,33 @@ impl PlaintextList {
         self.accepted.is_empty() && self.before_enrolment.is_empty()
     }
 
-    fn lines(&self) -> Vec<[String; 6]> {
+    /// As a table.
+    pub(crate) fn text(&self) -> String {
+        if self.is_empty() {
+            return "no plaintext where mutual TLS is possible\n".to_owned();
+        }
         let accepted = self.accepted.iter().map(|pair| {
             let Accepted { source, destination, port, connections, open, .. } = pair;
             let [port, connections, open] = [u64::from(*port), *connections, *open].map(|n| n.to_string());
-            ["accepted".to_owned(), source.clone(), destination.clone(), port, connections, open]
+            Line(["accepted".to_owned(), source.clone(), destination.clone(), port, connections, open])
         });
         let older = self.before_enrolment.iter().map(|pair| {
             let Older { source, destination, port, connections } = pair;
             let [port, connections] = [u64::from(*port), *connections].map(|n| n.to_string());
             let seen = "before enrolment".to_owned();
-            [seen, source.clone(), destination.clone(), port, connections.clone(), connections]
+            Line([seen, source.clone(), destination.clone(), port, connections.clone(), connections])
         });
-        accepted.chain(older).collect()
+        table(accepted.chain(older))
+    }
+}
+
+struct Line([String; 6]);
+
+impl Row for Line {
+    const HEADER: &'static [&'static str] = &["SEEN", "FROM", "TO", "PORT", "CONNECTIONS", "OPEN"];
+
+    fn cells(&self) -> Vec<String> {
+        self.0.to_vec()
     }
 }
 
@@ -152,52 +160,17 @@ impl Plaintext {
     }
 
     fn ask(&self) -> anyhow::Result<PlaintextList> {
-        let address = self.admin_address;
-        let answer = get(address, "/plaintext").with_context(|| {
-            format!("asking the daemon at {address} (is it running? see --admin-address)")
-        })?;
-        serde_json::from_str(&answer).with_context(|| format!("understanding the answer of {address}"))
+        let answer = self.endpoint.json(&Question::of("/plaintext"))?;
+        serde_json::from_value(answer).context("understanding the daemon's list")
     }
 
     fn print(&self, list: &PlaintextList) {
         if self.json {
             println!("{}", serde_json::to_string_pretty(list).unwrap_or_default());
-            return;
+        } else {
+            print!("{}", list.text());
         }
-        if list.is_empty() {
-            println!("no plaintext where mutual TLS is possible");
-            return;
-        }
-        let header = ["SEEN", "FROM", "TO", "PORT", "CONNECTIONS", "OPEN"].map(str::to_owned);
-        print!("{}", table(&[vec![header], list.lines()].concat()));
     }
-}
-
-/// Columns as wide as their widest.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
-    let line = |row: &[String; N]| {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
-/// HTTP/1.0: the answer ends with the connection.
-fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
-    let status = head.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        bail!("{status}");
-    }
-    Ok(body.to_owned())
 }
 
 #[cfg(test)]
@@ -238,11 +211,5 @@ mod tests {
             list.before_enrolment,
             [pair("10.0.0.9", "server", 80, 2), pair("server", "192.0.2.1", 443, 1)]
         );
-    }
-
-    #[test]
-    fn a_tables_columns_are_aligned() {
-        let rows = [["A", "LONG"], ["wide", "x"]].map(|row| row.map(str::to_owned));
-        assert_eq!(table(&rows), "A     LONG\nwide  x\n");
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     config::Config,
     crowd::Crowd,
     files,
-    logging::DroppedLines,
+    logging::{DroppedLines, Log},
     node::{Node, Parts},
     state::{self, State},
     verdicts,
@@ -37,10 +37,12 @@ const RESERVED_DESCRIPTORS: usize = 2048;
 const MAX_SOCKETS: usize = 1 << 20;
 /// How often memory is tended: that of metrics, and what connections leave behind.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// What an answer takes to be on its way.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often, while draining, the open connections are counted.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
-pub(crate) fn run(config: Config, dropped: &DroppedLines) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, log: &Log) -> anyhow::Result<()> {
     let data_plane = Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
         .thread_name("data-plane")
@@ -49,13 +51,13 @@ pub(crate) fn run(config: Config, dropped: &DroppedLines) -> anyhow::Result<()> 
         .context("starting the data plane's threads")?;
     let control =
         Builder::new_current_thread().enable_all().build().context("starting the control thread")?;
-    control.block_on(serve(config, dropped, &data_plane))?;
+    control.block_on(serve(config, log, &data_plane))?;
     // Every connection has ended; what is left holds nothing that must be waited for.
     data_plane.shutdown_background();
     Ok(())
 }
 
-async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> anyhow::Result<()> {
+async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Result<()> {
     let stopped = stop_signal()?;
     let exporter = telemetry_metrics::install().context("starting metrics")?;
     telemetry_metrics::build_info(env!("CARGO_PKG_VERSION"));
@@ -89,7 +91,7 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
         inspection_interval: config.inspection_interval.0,
         drain_deadline: config.drain_deadline.0,
     });
-    let ready = CancellationToken::new();
+    let (ready, quit) = (CancellationToken::new(), CancellationToken::new());
     let admin = Arc::new(Admin {
         config: config.clone(),
         snapshot,
@@ -97,10 +99,12 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
         certificates,
         node: Arc::clone(&node),
         exporter: exporter.clone(),
-        dropped: dropped.clone(),
+        dropped: log.dropped.clone(),
+        levels: log.levels.clone(),
         state: state.status(),
         pods: pods.status(),
         ready: ready.clone(),
+        quit: quit.clone(),
     });
     admin::serve(&admin).await?;
     let desired = pods.pods();
@@ -128,7 +132,11 @@ async fn serve(config: Config, dropped: &DroppedLines, data_plane: &Runtime) -> 
     });
     ready.cancel();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pods = first.len(), "ready");
-    stopped.cancelled().await;
+    tokio::select! {
+        () = stopped.cancelled() => {}
+        // Whoever asked for it hears that it was understood.
+        () = quit.cancelled() => sleep(LAST_WORDS).await,
+    }
     drain(&node, &tunnel, &ledgers, config.drain_deadline.0).await;
     Ok(())
 }

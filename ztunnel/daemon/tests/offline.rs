@@ -129,10 +129,10 @@ fn the_list_of_plaintext_is_read_from_the_admin_endpoint() {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 1024];
             let length = stream.read(&mut request).unwrap();
-            assert!(request[..length].starts_with(b"GET /plaintext HTTP/1.0\r\n"));
+            assert!(request[..length].starts_with(b"GET /plaintext HTTP/1.1\r\n"));
             write!(stream, "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{body}").unwrap();
         });
-        let said = ztunnel(&["plaintext", "--admin-address", &address]);
+        let said = ztunnel(&["plaintext", "--admin", &address]);
         server.join().unwrap();
         said
     };
@@ -150,7 +150,7 @@ fn the_list_of_plaintext_is_read_from_the_admin_endpoint() {
     assert_eq!(lines[0], ["SEEN", "FROM", "TO", "PORT", "CONNECTIONS", "OPEN"]);
     assert_eq!(lines[1], ["accepted", "10.0.0.9", "s", "80", "3", "1"]);
     assert_eq!(lines[2], ["before enrolment", "s", "192.0.2.1", "443", "1", "1"]);
-    let (status, said) = ztunnel(&["plaintext", "--admin-address", "127.0.0.1:1"]);
+    let (status, said) = ztunnel(&["plaintext", "--admin", "127.0.0.1:1"]);
     assert_eq!(status, 2);
-    assert!(said.contains("is it running?"), "{said}");
+    assert!(said.contains("is it running on this node?"), "{said}");
 }

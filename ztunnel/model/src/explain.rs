@@ -40,8 +40,16 @@ pub struct Mesh<'a> {
 
 /// One connection that may be made: to one of the endpoints, where there are several.
 #[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Explanation {
     pub steps: Vec<Step>,
+    /// Whether the two ends prove who they are; `None` where that is not known here, or nothing leaves the pod.
+    pub mutual_tls: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<WorkloadUid>,
+    /// Where this way leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<WorkloadUid>,
     /// The word of the refusal; the connection is allowed if there is none.
     pub refused: Option<&'static str>,
 }
@@ -80,13 +88,23 @@ pub fn explain(mesh: Mesh<'_>, source: &Source, destination: SocketAddr) -> Vec<
     }
 }
 
+/// The same, by the names that people write for the two ends.
+pub fn explain_named(mesh: Mesh<'_>, source: &str, destination: &str) -> Result<Vec<Explanation>, NotFound> {
+    let source = find_source(mesh.snapshot, source)?;
+    let found = find_destination(mesh.snapshot, &source, destination)?;
+    let addresses = found.addresses.iter().take(MAX_ENDPOINTS);
+    let told: Vec<_> =
+        addresses.flat_map(|&address| explain(mesh, &source, address)).take(MAX_ENDPOINTS).collect();
+    if told.is_empty() { Err(NotFound::Endpoint(destination.to_owned())) } else { Ok(told) }
+}
+
 fn one(
     mesh: Mesh<'_>,
     client: &Arc<Workload>,
     destination: SocketAddr,
     answer: Result<Resolved, Refusal>,
 ) -> Explanation {
-    let mut told = Explanation::default();
+    let mut told = Explanation { source: Some(client.uid.clone()), ..Explanation::default() };
     told.say("source", format!("{}, identity {}", client.uid, client.identity));
     let resolved = match answer {
         Ok(resolved) => resolved,
@@ -96,6 +114,7 @@ fn one(
         Way::Route(route) => route,
         Way::ByName(named) => {
             let (host, to) = (named.hostname(), &named.destination().uid);
+            told.destination = Some(to.clone());
             told.say(
                 "destination",
                 format!("{destination} leads to {to}, whose address is what DNS says of {host}"),
@@ -121,6 +140,7 @@ fn tunnelled(
     let expected: Vec<_> = route.expected.iter().map(ToString::to_string).collect();
     let way = format!("mutual TLS to {}, which must prove {}", route.gateway, expected.join(" or "));
     told.say("path", way);
+    told.mutual_tls = Some(true);
     if route.gateway.ip() != route.authority.ip() {
         let asked = route.authority;
         told.say(
@@ -146,11 +166,13 @@ fn in_clear(
     client: &Arc<Workload>,
     route: &PassthroughRoute,
 ) -> Explanation {
+    told.mutual_tls = Some(false);
     let Some(destination) = &route.destination else {
         told.say("path", format!("plaintext to {}, as the application sent it", route.target));
         return told;
     };
     if destination.uid == client.uid {
+        told.mutual_tls = None;
         told.say("path", "the pod reaches itself; nothing leaves it".to_owned());
         return told;
     }
@@ -173,7 +195,9 @@ fn stranger(mesh: Mesh<'_>, ip: IpAddr, destination: SocketAddr) -> Explanation 
         return told;
     };
     told.say("destination", format!("{destination} is {}", workload.uid));
+    told.destination = Some(workload.uid.clone());
     told.say("path", "plaintext".to_owned());
+    told.mutual_tls = Some(false);
     if !inbound::is_served(workload) {
         told.say("destination's node", "no proxy of the mesh decides there".to_owned());
         return told;
@@ -184,6 +208,12 @@ fn stranger(mesh: Mesh<'_>, ip: IpAddr, destination: SocketAddr) -> Explanation 
 impl Explanation {
     pub fn is_allowed(&self) -> bool {
         self.refused.is_none()
+    }
+
+    /// What somebody else knows of it, after the step that says who connects.
+    pub fn note(&mut self, notes: &[Step]) {
+        let place = self.steps.len().min(1);
+        self.steps.splice(place..place, notes.iter().cloned());
     }
 
     fn say(&mut self, topic: &'static str, says: String) {
@@ -201,6 +231,7 @@ impl Explanation {
             Route::Tunnel(route) => (Some(&route.destination), &route.service, route.authority),
             Route::Passthrough(route) => (route.destination.as_ref(), &route.service, route.target),
         };
+        self.destination = workload.map(|workload| workload.uid.clone());
         let service =
             service.as_ref().map(|service| format!("service {}, ", service.key())).unwrap_or_default();
         let workload =

@@ -14,6 +14,7 @@ mod descriptors;
 mod dns;
 mod error;
 mod guard;
+pub mod heap;
 mod kernel_log;
 mod listener;
 mod maps;

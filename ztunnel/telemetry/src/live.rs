@@ -120,6 +120,11 @@ impl LiveHandle {
         self.0.id
     }
 
+    /// The pod of this node that it belongs to.
+    pub fn local(&self) -> &WorkloadUid {
+        &self.0.local
+    }
+
     /// Both directions together.
     pub fn bytes(&self) -> u64 {
         self.0.counters.to_destination().saturating_add(self.0.counters.to_source())

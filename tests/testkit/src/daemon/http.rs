@@ -3,6 +3,8 @@
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
     time::Duration,
 };
 
@@ -19,11 +21,30 @@ pub(super) struct Answer {
 
 /// Asks the loopback address inside `place`.
 pub(super) fn get(place: &Place, port: u16, path: &str) -> Result<Answer> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    ask_for(place, port, "GET", path)
+}
+
+pub(super) fn ask_for(place: &Place, port: u16, method: &str, path: &str) -> Result<Answer> {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let text = place
         .run(move || ask(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), &request))
         .with_context(|| format!("asking {}:{port}{path}", place.name()))?;
     parse(&text).with_context(|| format!("{path} answered {text:?}"))
+}
+
+/// Status and body; HTTP/1.0, whose answers end with the connection.
+pub(super) fn over_socket(socket: &Path, method: &str, path: &str) -> Result<(u16, Vec<u8>)> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+    // A profile takes its time.
+    stream.set_read_timeout(Some(PATIENCE * 4))?;
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).with_context(|| format!("{method} {path}"))?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").context("no HTTP answer")?;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
+    Ok((status, answer.split_off(end + 4)))
 }
 
 fn ask(server: SocketAddr, request: &str) -> io::Result<String> {

@@ -1,57 +1,99 @@
-//! A small HTTP/1.1 server over hyper: bounded in connections, in time and in what it reads.
+//! A small HTTP/1.1 server over hyper: bounded in connections, in time, in what it reads and in what it holds for those
+//! who read slowly.
+//!
+//! Pages are made on threads that may block, one for each connection at most; the thread that carries the conversation
+//! is that of files, certificates and enrolment, and must not wait for them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, io::Write, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use futures::StreamExt;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
-    Request, Response,
-    body::Incoming,
+    Response,
+    body::{Frame, Incoming},
     header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 
-use super::{Admin, Answer, Handler};
+use super::{
+    Answer,
+    answer::{Body, Writer},
+    request::Request,
+};
 
-const MAX_CONNECTIONS: usize = 64;
 const HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// For a whole connection, however many requests it carries.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(120);
 /// After a failure of accept(2), such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Written at once, and how many of them may wait for their reader.
+const CHUNK: usize = 64 << 10;
+const WAITING_CHUNKS: usize = 2;
 
-pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, handler: Handler) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let admin = Arc::clone(&admin);
-                tokio::spawn(async move {
-                    // A client that breaks off or stalls is nobody's error.
-                    let _ = timeout(CONNECTION_DEADLINE, converse(stream, admin, handler)).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "an endpoint cannot accept");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+/// Answers requests. Called on a thread that may block.
+pub(super) trait Pages: Send + Sync + 'static {
+    fn answer(&self, request: &Request) -> Answer;
+}
+
+impl<F: Fn(&Request) -> Answer + Send + Sync + 'static> Pages for F {
+    fn answer(&self, request: &Request) -> Answer {
+        self(request)
     }
 }
 
-async fn converse(stream: TcpStream, admin: Arc<Admin>, handler: Handler) -> hyper::Result<()> {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = handler(&admin, request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(response(answer)) }
+/// The places at one door: those who come when all are taken wait.
+pub(super) struct Door {
+    places: Arc<Semaphore>,
+    trusted: bool,
+}
+
+impl Door {
+    pub(super) fn new(places: usize, trusted: bool) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), trusted }
+    }
+
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// Holds the place until the conversation is over.
+    pub(super) fn welcome<S>(&self, stream: S, place: OwnedSemaphorePermit, pages: &Arc<impl Pages>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let conversation = converse(stream, Arc::clone(pages), self.trusted);
+        tokio::spawn(async move {
+            // A client that breaks off or stalls is nobody's error.
+            let _ = timeout(CONNECTION_DEADLINE, conversation).await;
+            drop(place);
+        });
+    }
+}
+
+pub(super) async fn accept_failed(error: io::Error) {
+    tracing::warn!(%error, "an endpoint cannot accept");
+    sleep(ACCEPT_PAUSE).await;
+}
+
+type Outgoing = UnsyncBoxBody<Bytes, io::Error>;
+
+async fn converse<S>(stream: S, pages: Arc<impl Pages>, trusted: bool) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let asked = Request::new(request.method(), request.uri(), request.headers(), trusted);
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(respond(pages, asked).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -61,10 +103,68 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, handler: Handler) -> hyp
         .await
 }
 
-fn response(answer: Answer) -> Response<Full<Bytes>> {
-    let Answer { status, content_type, body } = answer;
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+async fn respond(pages: Arc<impl Pages>, request: Request) -> Response<Outgoing> {
+    let answer = spawn_blocking(move || pages.answer(&request)).await.unwrap_or_else(|_| {
+        Answer::text(hyper::StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the log says why\n")
+    });
+    let Answer { status, content_type, total, body } = answer;
+    let mut response = Response::new(match body {
+        Body::Whole(whole) => Full::new(whole.into()).map_err(|never| match never {}).boxed_unsync(),
+        Body::Written(write) => written(write),
+    });
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(total) = total {
+        response.headers_mut().insert("x-total-count", total.into());
+    }
     response
+}
+
+/// The writer waits whenever the reader does, and ends when the reader is gone.
+fn written(write: Writer) -> Outgoing {
+    let (sender, mut receiver) = mpsc::channel(WAITING_CHUNKS);
+    spawn_blocking(move || {
+        let mut chunks = Chunks { sender, buffer: Vec::with_capacity(CHUNK) };
+        let result = write(&mut chunks).and_then(|()| chunks.flush());
+        if let Err(error) = result {
+            // The body then ends without its end, so that nobody takes it for whole.
+            let _ = chunks.sender.blocking_send(Err(error));
+        }
+    });
+    let frames = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+    StreamBody::new(frames.map(|chunk: io::Result<Bytes>| chunk.map(Frame::data))).boxed_unsync()
+}
+
+struct Chunks {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK)).into();
+        self.sender.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Serves whoever connects, forever.
+pub(super) async fn serve_tcp(listener: tokio::net::TcpListener, door: Door, pages: Arc<impl Pages>) {
+    loop {
+        let Some(place) = door.place().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => door.welcome(stream, place, &pages),
+            Err(error) => accept_failed(error).await,
+        }
+    }
 }

@@ -29,6 +29,8 @@ pub enum NotFound {
     Port(String, String),
     #[error("`{0}` has no address")]
     Address(String),
+    #[error("`{0}` has no endpoint")]
+    Endpoint(String),
 }
 
 pub fn find_source(snapshot: &Snapshot, text: &str) -> Result<Source, NotFound> {
