@@ -86,32 +86,33 @@ impl<'a> Asking<'a> {
     fn addresses(&self, name: &Name, kind: RecordType) -> Option<Records> {
         let found = self.find(host(name)?)?;
         let of_kind = |ip: &IpAddr| ip.is_ipv4() == (kind == RecordType::A);
-        let all = self.addresses_of(&found)?;
-        let mut wanted: Vec<IpAddr> = all.into_iter().filter(of_kind).take(self.most()).collect();
+        let mut wanted = self.addresses_of(&found, of_kind)?;
         self.rotate(&mut wanted);
         let answers = wanted.into_iter().map(|ip| address(name, ip)).collect();
         Some(Records { answers, ..Records::default() })
     }
 
-    /// `None` if state knows no address at all.
-    fn addresses_of(&self, found: &Found<'a>) -> Option<Vec<IpAddr>> {
+    /// As many of those that are `wanted` as may have room. `None` if state knows no address at all.
+    fn addresses_of(&self, found: &Found<'a>, wanted: impl Fn(&IpAddr) -> bool) -> Option<Vec<IpAddr>> {
+        let most = self.most(ADDRESS_BYTES);
         if found.has_own_addresses() {
-            let own: Vec<IpAddr> = found.own_addresses(self.client).collect();
-            return (!own.is_empty()).then_some(own);
+            let mut own = found.own_addresses(self.client).peekable();
+            own.peek()?;
+            return Some(own.filter(wanted).take(most).collect());
         }
-        let mut endpoints = found.endpoints(self.snapshot, self.client).peekable();
-        endpoints.peek()?;
-        let well = endpoints.filter(|endpoint| found.service.wants(endpoint));
-        Some(well.flat_map(|endpoint| addresses(found.service, endpoint)).collect())
+        let has_wanted = |endpoint: &Workload| addresses(found.service, endpoint).any(|ip| wanted(&ip));
+        let endpoints = found.endpoints(self.snapshot, self.client, most, has_wanted)?;
+        let all = endpoints.into_iter().flat_map(|endpoint| addresses(found.service, endpoint));
+        Some(all.filter(&wanted).take(most).collect())
     }
 
     fn find(&self, asked: String) -> Option<Found<'a>> {
         find(self.snapshot, self.client, asked, self.view.cluster_domain)
     }
 
-    /// As many records as may have room, and one more, which shows that there were more.
-    fn most(&self) -> usize {
-        self.room / ADDRESS_BYTES + 1
+    /// As many records of at least so many bytes as may have room, and one more, which shows that there were more.
+    fn most(&self, bytes: usize) -> usize {
+        self.room / bytes + 1
     }
 
     fn rotate<T>(&self, list: &mut [T]) {

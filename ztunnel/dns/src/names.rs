@@ -85,21 +85,27 @@ impl<'a> Found<'a> {
         vips.map(|vip| vip.block().addr())
     }
 
-    /// Those that stand behind it in the client's network, well or not: an endpoint that has no address there is nobody.
+    /// The first `most` of those that stand behind it in the client's network, are to be sent to, and are `wanted`. `None`
+    /// if nobody there has an address, well or not.
     pub(crate) fn endpoints(
         &self,
         snapshot: &'a Snapshot,
         client: &Workload,
-    ) -> impl Iterator<Item = &'a Arc<Workload>> {
+        most: usize,
+        wanted: impl Fn(&Workload) -> bool,
+    ) -> Option<Vec<&'a Arc<Workload>>> {
         let key = self.service.key();
         let named = self.endpoint.as_deref().map(|own| snapshot.endpoints_named(&key, own));
         let all = self.endpoint.is_none().then(|| snapshot.endpoints(&key));
-        let considered: Vec<_> =
-            named.into_iter().flatten().chain(all.into_iter().flatten()).take(MAX_ENDPOINTS).collect();
-        let (service, network) = (self.service, client.network.clone());
-        considered.into_iter().filter(move |endpoint| {
-            endpoint.network == network && addresses(service, endpoint).next().is_some()
-        })
+        let considered = named.into_iter().flatten().chain(all.into_iter().flatten()).take(MAX_ENDPOINTS);
+        let is_near = |endpoint: &&Arc<Workload>| {
+            endpoint.network == client.network && addresses(self.service, endpoint).next().is_some()
+        };
+        let mut is_known = false;
+        let near = considered.filter(is_near).inspect(|_| is_known = true);
+        let well =
+            near.filter(|endpoint| self.service.wants(endpoint) && wanted(endpoint)).take(most).collect();
+        is_known.then_some(well)
     }
 }
 

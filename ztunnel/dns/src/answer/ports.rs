@@ -8,6 +8,10 @@ use model::{resolve::target_port, service::Service, workload::Workload};
 use super::{Asking, LIFETIME, Records, address};
 use crate::names::{Found, addresses, host};
 
+/// The least that a record takes besides the service's name, which is never by reference in it: name, head, three
+/// numbers, and the label of the endpoint.
+const SERVED_BYTES: usize = 20;
+
 /// Which ports of a service are asked for.
 enum Ports {
     All,
@@ -37,17 +41,15 @@ impl<'a> Asking<'a> {
 
     fn own_ports(&self, name: &Name, found: &Found<'a>, ports: &[u16]) -> Option<Records> {
         let target = full_name(&found.host)?;
-        let own = self.addresses_of(found)?;
+        let own = self.addresses_of(found, |_| true)?;
         let answers = ports.iter().map(|&port| served(name, port, &target)).collect();
         Some(Records { answers, additionals: own.into_iter().map(|ip| address(&target, ip)).collect() })
     }
 
     /// Each endpoint by its own name, on its own port.
     fn endpoints_ports(&self, name: &Name, found: &Found<'a>, ports: &[u16]) -> Option<Records> {
-        let mut endpoints = found.endpoints(self.snapshot, self.client).peekable();
-        endpoints.peek()?;
-        let mut well: Vec<_> =
-            endpoints.filter(|endpoint| found.service.wants(endpoint)).take(self.most()).collect();
+        let most = self.most(SERVED_BYTES + found.host.len());
+        let mut well = found.endpoints(self.snapshot, self.client, most, |_| true)?;
         self.rotate(&mut well);
         let mut records = Records::default();
         for endpoint in well {
@@ -58,7 +60,7 @@ impl<'a> Asking<'a> {
             let known = addresses(found.service, endpoint).map(|ip| address(&target, ip));
             records.additionals.extend(known);
         }
-        records.answers.truncate(self.most());
+        records.answers.truncate(most);
         Some(records)
     }
 }
