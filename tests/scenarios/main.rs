@@ -11,6 +11,7 @@ mod escape;
 mod held;
 mod lifecycle;
 mod load;
+mod metrics;
 mod namespaces;
 mod older;
 mod operator;

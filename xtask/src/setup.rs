@@ -10,8 +10,8 @@ use crate::{
     workspace,
 };
 
-/// What a daemon's tests and the demo run beside it.
-const TO_RUN: [&str; 4] = ["busybox", "curl", "iproute2", "nftables"];
+/// What a daemon's tests and the demo run beside it. Of prometheus only `promtool`, which reads metrics pages.
+const TO_RUN: [&str; 5] = ["busybox", "curl", "iproute2", "nftables", "prometheus"];
 /// A C compiler, for the cryptography in C that rustls uses.
 const TO_COMPILE: [&str; 2] = ["gcc", "libc6-dev"];
 /// Debian's newest rustc and the source of its library.

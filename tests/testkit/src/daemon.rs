@@ -134,9 +134,14 @@ impl Daemon {
 
     /// The sum of a metric's series that carry all of these labels.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Ok(metrics::sum(&self.metrics()?, name, labels))
+    }
+
+    /// The whole page.
+    pub fn metrics(&self) -> Result<String> {
         let answer = http::get(&self.place, METRICS_PORT, "/metrics")?;
         ensure!(answer.status == 200, "/metrics: status {}", answer.status);
-        Ok(metrics::sum(&answer.body, name, labels))
+        Ok(answer.body)
     }
 
     /// The connections that have ended, oldest first: the fields of the access log.

@@ -54,6 +54,8 @@ pub struct FileStatus {
     /// When what is in force now was loaded.
     #[serde(serialize_with = "rfc3339_option")]
     pub loaded_at: Option<SystemTime>,
+    /// The start of the SHA-256 of what is in force: the same on nodes that agree.
+    pub version: Option<String>,
     /// Good loads so far.
     pub loads: u64,
     /// Refused ones.
@@ -80,6 +82,7 @@ impl FileStatus {
         Self {
             path: path.to_owned(),
             loaded_at: None,
+            version: None,
             loads: 0,
             failures: 0,
             problem: None,

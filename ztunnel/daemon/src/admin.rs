@@ -7,7 +7,7 @@ mod router;
 mod server;
 mod unix;
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use control::{Certificates, FileStatus};
@@ -19,17 +19,15 @@ use telemetry::{
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tunnel::Usage;
+use tunnel::{Tunnel, Usage};
 
 use self::{request::Request, server::Door, unix::AdminSocket};
 use crate::{
-    certificates,
     config::Config,
-    files,
     logging::{DroppedLines, Levels},
+    metrics,
     node::Node,
     state::StateStatus,
-    verdicts,
 };
 
 pub(crate) use answer::Answer;
@@ -40,6 +38,7 @@ pub(crate) struct Admin {
     pub(crate) snapshot: Arc<SharedSnapshot>,
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) certificates: Arc<Certificates>,
+    pub(crate) tunnel: Tunnel<Certificates>,
     pub(crate) node: Arc<Node>,
     pub(crate) exporter: Exporter,
     pub(crate) dropped: DroppedLines,
@@ -60,16 +59,13 @@ type Handler = fn(&Admin, &Request) -> Answer;
 
 /// Binds all endpoints, then serves them in the background.
 pub(crate) async fn serve(admin: &Arc<Admin>) -> anyhow::Result<()> {
-    let endpoints: [(&str, SocketAddr, usize, Handler); 3] = [
+    let endpoints: [(&str, SocketAddr, usize, Handler); 2] = [
         ("adminAddress", admin.config.admin_address, ADMIN_PLACES, router::answer),
-        ("metricsAddress", admin.config.metrics_address, SCRAPE_PLACES, Admin::metrics),
         ("readinessAddress", admin.config.readiness_address, SCRAPE_PLACES, Admin::readiness),
     ];
     for (name, address, places, handler) in endpoints {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("{name}: listening on {address}"))?;
         let door = Door::new(places, false);
-        tokio::spawn(server::serve_tcp(listener, door, pages_of(admin, handler)));
+        tokio::spawn(server::serve_tcp(bind(name, address).await?, door, pages_of(admin, handler)));
     }
     // Not worth a node without a mesh: there are signals, and reads are answered on loopback.
     match AdminSocket::bind(&admin.config.admin_socket) {
@@ -83,7 +79,16 @@ pub(crate) async fn serve(admin: &Arc<Admin>) -> anyhow::Result<()> {
             );
         }
     }
-    Ok(())
+    let listener = bind("metricsAddress", admin.config.metrics_address).await?.into_std()?;
+    let pages = pages_of(admin, Admin::metrics);
+    let tended = (admin.exporter.clone(), Arc::clone(&admin.ledgers));
+    metrics::on_own_thread(listener, tended, |listener| {
+        server::serve_tcp(listener, Door::new(SCRAPE_PLACES, false), pages)
+    })
+}
+
+async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{name}: listening on {address}"))
 }
 
 fn pages_of(admin: &Arc<Admin>, handler: Handler) -> Arc<impl server::Pages + use<>> {
@@ -95,22 +100,13 @@ impl Admin {
     fn metrics(&self, request: &Request) -> Answer {
         match (&request.method, request.path.as_str()) {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
-                verdicts::record(self.node.parts.redirector.verdicts());
-                self.dropped.record();
-                self.record_limits();
-                files::record("pods", &self.pods.borrow());
-                let beside = self.state.record();
-                let mut body = self.exporter.render(&self.ledgers);
-                body.push_str(&certificates::lifetimes(&self.certificates.statuses(), SystemTime::now()));
-                body.push_str(&beside);
-                body.push_str(&verdicts::older_connections(&self.node.older_connections()));
-                Answer::new(StatusCode::OK, "text/plain; version=0.0.4", body)
+                Answer::new(StatusCode::OK, "text/plain; version=0.0.4", metrics::page(self).as_bytes())
             }
             _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /metrics\n"),
         }
     }
 
-    fn record_limits(&self) {
+    pub(crate) fn record_limits(&self) {
         for Usage { limit, used, allowed } in self.node.parts.proxy.usage() {
             limit_used(limit, used, allowed);
         }

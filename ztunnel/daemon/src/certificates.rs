@@ -1,7 +1,6 @@
 //! The source of certificates as configured, and its metrics: what an alert needs to know long before one expires.
 
 use std::{
-    fmt::Write,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -9,7 +8,8 @@ use std::{
 use control::{
     CertificateEvent, CertificateSettings, CertificateStatus, Certificates, EmbeddedCa, system_clock,
 };
-use metrics::{counter, describe_counter, describe_histogram, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use telemetry::metrics::Page;
 
 use crate::config::Config;
 
@@ -17,7 +17,7 @@ const FETCH: &str = "ztunnel_certificate_fetch_seconds";
 const FAILURES: &str = "ztunnel_certificate_fetch_failures_total";
 const CHANGES: &str = "ztunnel_ca_configuration_changes_total";
 const EXPIRY: &str = "ztunnel_certificate_expiry_seconds";
-const HOURS_LEFT: &str = "ztunnel_certificate_hours_left";
+const LEFT: &str = "ztunnel_certificate_left_seconds";
 
 pub(crate) fn describe() {
     describe_histogram!(FETCH, "How long the authority took to answer, in seconds, by result.");
@@ -26,6 +26,8 @@ pub(crate) fn describe() {
         CHANGES,
         "Changes of what identities rest on: roots, an intermediate, a bundle of another trust domain."
     );
+    describe_gauge!(EXPIRY, "When the certificate of an identity expires, in Unix seconds.");
+    describe_gauge!(LEFT, "How long the certificate of an identity is still valid.");
 }
 
 pub(crate) fn start(config: &Config) -> anyhow::Result<Certificates> {
@@ -56,24 +58,16 @@ fn fetched(result: &'static str, took: Duration) {
     histogram!(FETCH, "result" => result).record(took.as_secs_f64());
 }
 
-/// One series for each identity that there is now, in the Prometheus text format: a recorder would keep those of pods long
-/// gone.
-pub(crate) fn lifetimes(statuses: &[CertificateStatus], now: SystemTime) -> String {
-    let mut text = format!(
-        "# HELP {EXPIRY} When the certificate of an identity expires, in Unix seconds.\n# TYPE {EXPIRY} gauge\n"
-    );
-    let expiries = || statuses.iter().filter_map(|status| Some((&status.identity, status.not_after?)));
-    for (identity, end) in expiries() {
-        let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{EXPIRY}{{identity=\"{identity}\"}} {seconds}");
-    }
-    let _ = writeln!(text, "# HELP {HOURS_LEFT} Until then, in hours.\n# TYPE {HOURS_LEFT} gauge");
-    for (identity, end) in expiries() {
-        let hours = end.duration_since(now).unwrap_or_default().as_secs_f64() / 3600.0;
-        let _ = writeln!(text, "{HOURS_LEFT}{{identity=\"{identity}\"}} {hours:.3}");
-    }
-    text
+/// One series for each identity that there is now. Not recorded: it is to leave with the identity.
+pub(crate) fn write_lifetimes(page: &mut Page<'_>, statuses: &[CertificateStatus], now: SystemTime) {
+    let ends: Vec<_> =
+        statuses.iter().filter_map(|status| Some((status.identity.to_string(), status.not_after?))).collect();
+    let series = |since: SystemTime| {
+        let until = move |end: SystemTime| end.duration_since(since).unwrap_or_default().as_secs_f64();
+        ends.iter().map(move |(identity, end)| ([("identity", identity.as_str())], until(*end)))
+    };
+    page.gauges(EXPIRY, series(SystemTime::UNIX_EPOCH));
+    page.gauges(LEFT, series(now));
 }
 
 #[cfg(test)]
@@ -83,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_told_in_hours_for_each_identity_that_has_one() {
+    fn what_is_left_is_told_for_each_identity_that_has_one() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let status = |account: &str, left: Option<u64>| CertificateStatus {
             identity: format!("spiffe://cluster.local/ns/default/sa/{account}").parse().unwrap(),
@@ -95,9 +89,11 @@ mod tests {
             failures: 0,
             error: None,
         };
-        let text = lifetimes(&[status("a", Some(5400)), status("none", None)], now);
+        let (_, exporter) = telemetry::metrics::recorder();
+        let statuses = [status("a", Some(5400)), status("none", None)];
+        let text = exporter.render(|page| write_lifetimes(page, &statuses, now));
         let series = "{identity=\"spiffe://cluster.local/ns/default/sa/a\"}";
-        assert!(text.contains(&format!("{HOURS_LEFT}{series} 1.500\n")), "{text}");
+        assert!(text.contains(&format!("{LEFT}{series} 5400\n")), "{text}");
         assert!(text.contains(&format!("{EXPIRY}{series} 1005400\n")), "{text}");
         assert!(!text.contains("none"), "{text}");
     }

@@ -1,5 +1,6 @@
 //! The daemon's configuration: flags, environment and file become one valid [`Config`], once.
 
+mod access_log;
 mod control_plane;
 mod dns;
 mod limits;
@@ -19,7 +20,7 @@ use model::TrustDomain;
 use serde::{Deserialize, Serialize};
 
 use self::limits::Limits;
-pub(crate) use self::{control_plane::ControlPlaneSection, dns::Dns};
+pub(crate) use self::{access_log::AccessLog, control_plane::ControlPlaneSection, dns::Dns};
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
 pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/ztunnel/admin.sock";
@@ -109,6 +110,8 @@ pub(crate) struct Settings {
     control_plane: Option<ControlPlaneSection>,
     #[arg(skip)]
     limits: Limits,
+    #[arg(skip)]
+    access_log: AccessLog,
 }
 
 /// What is in force. Serializes into the admin endpoint's `/config_dump`: no secrets here, only their paths.
@@ -142,6 +145,7 @@ pub(crate) struct Config {
     pub(crate) dns: Dns,
     pub(crate) control_plane: Option<ControlPlaneSection>,
     pub(crate) limits: Limits,
+    pub(crate) access_log: AccessLog,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -212,6 +216,7 @@ impl Settings {
             dns: other.dns,
             control_plane: other.control_plane,
             limits: other.limits,
+            access_log: other.access_log,
         }
     }
 }
@@ -251,6 +256,7 @@ impl Config {
             dns: settings.dns,
             control_plane: settings.control_plane,
             limits: settings.limits,
+            access_log: settings.access_log,
         };
         config.check()?;
         Ok(config)
@@ -365,5 +371,7 @@ mod tests {
         assert!(error(&format!("{COMPLETE}drainDeadline: soon\n")).contains("drainDeadline"));
         assert!(error(&format!("{COMPLETE}workerThreads: 0\n")).contains("1 to 1024"));
         assert!(error(&format!("{COMPLETE}trustDomain: Not Valid\n")).contains("trust domain"));
+        let sample = error(&format!("{COMPLETE}accessLog: {{sample: 1.5}}\n"));
+        assert!(sample.contains("expected a fraction from 0 to 1, found 1.5"), "{sample}");
     }
 }

@@ -9,8 +9,17 @@ use std::{sync::mpsc, thread, time::Duration};
 
 use anyhow::Context;
 use metrics::{counter, describe_counter};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing::Subscriber;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{
+    Layer,
+    filter::{FilterExt, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt,
+};
 
 pub(crate) use self::levels::Levels;
 use crate::config::{Config, LogFormat};
@@ -40,14 +49,27 @@ pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
         .thread_name("log")
         .finish(std::io::stdout());
     let dropped = DroppedLines(output.error_counter());
-    let lines = fmt::layer().with_ansi(false).with_writer(output);
-    let registry = tracing_subscriber::registry().with(filter);
-    match config.log_format {
-        LogFormat::Plain => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
-    }
-    .context("starting the log")?;
+    let access = lines(config.access_log.format.unwrap_or(config.log_format), output.clone());
+    let is_access = filter_fn(|event| event.target() == telemetry::ACCESS_LOG_TARGET);
+    let others = lines(config.log_format, output).with_filter(is_access.clone().not());
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(access.with_filter(is_access))
+        .with(others)
+        .try_init()
+        .context("starting the log")?;
     Ok(Log { writer: Some(writer), dropped, levels })
+}
+
+fn lines<S>(format: LogFormat, output: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = fmt::layer().with_ansi(false).with_writer(output);
+    match format {
+        LogFormat::Plain => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    }
 }
 
 /// The guard says on standard output that standard output is stuck, and would wait there for ever.

@@ -9,6 +9,7 @@ mod crowd;
 mod explanation;
 mod files;
 mod logging;
+mod metrics;
 mod node;
 mod offline;
 mod plaintext;

@@ -17,25 +17,24 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tunnel::{Deadlines, Tunnel, TunnelSettings};
+use tunnel::{Deadlines, HandshakeObserver, Tunnel, TunnelSettings};
 
 use crate::{
     admin::{self, Admin},
     certificates,
     config::Config,
     crowd::Crowd,
-    files,
-    logging::{DroppedLines, Log},
+    logging::Log,
+    metrics,
     node::{Node, Parts},
-    state::{self, State},
-    verdicts,
+    state::State,
 };
 
 /// For everything but connections and tunnels: listeners, namespaces, files, endpoints.
 const RESERVED_DESCRIPTORS: usize = 2048;
 /// A million sockets is more memory than a node has for us.
 const MAX_SOCKETS: usize = 1 << 20;
-/// How often memory is tended: that of metrics, and what connections leave behind.
+/// How often memory is tended that connections leave behind.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// What an answer takes to be on its way.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -61,17 +60,13 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     let stopped = stop_signal()?;
     let exporter = telemetry_metrics::install().context("starting metrics")?;
     telemetry_metrics::build_info(env!("CARGO_PKG_VERSION"));
-    verdicts::describe();
-    DroppedLines::describe();
-    files::describe();
-    certificates::describe();
-    state::describe();
+    metrics::describe();
     let snapshot = Arc::new(SharedSnapshot::default());
     let state = Arc::new(State::start(&config, &snapshot).await?);
     let pods = PodsFile::start(&config.pods_file).await?;
     let certificates = Arc::new(certificates::start(&config)?);
-    let ledgers = Arc::<Ledgers>::default();
-    let tunnel = Tunnel::new(tunnel_settings(&config), Arc::clone(&certificates));
+    let ledgers = Arc::new(Ledgers::new(config.access_log.choice()));
+    let tunnel = Tunnel::new(tunnel_settings(&config, &ledgers), Arc::clone(&certificates));
     let dns = config.dns.enabled.then(|| dns_settings(&config));
     let proxy_settings = ProxySettings { demand: state.demand(), ..proxy_settings(&config, dns.as_ref()) };
     let names = Arc::new(Names::open(&config.resolv_conf, NameSettings::default()));
@@ -97,8 +92,9 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         snapshot,
         ledgers: Arc::clone(&ledgers),
         certificates,
+        tunnel: tunnel.clone(),
         node: Arc::clone(&node),
-        exporter: exporter.clone(),
+        exporter,
         dropped: log.dropped.clone(),
         levels: log.levels.clone(),
         state: state.status(),
@@ -124,7 +120,6 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         let mut crowd = Crowd::default();
         loop {
             sleep(UPKEEP_INTERVAL).await;
-            exporter.upkeep();
             if crowd.has_gone(upkept.count(), upkept.take_crest()) {
                 redirect::give_back_memory();
             }
@@ -217,7 +212,9 @@ fn proxy_settings(config: &Config, dns: Option<&dns::Settings>) -> ProxySettings
     }
 }
 
-fn tunnel_settings(config: &Config) -> TunnelSettings {
+fn tunnel_settings(config: &Config, ledgers: &Arc<Ledgers>) -> TunnelSettings {
+    let observing = Arc::clone(ledgers);
+    let handshakes = HandshakeObserver::new(move |took| observing.timings().handshake_outbound.record(took));
     let deadlines = Deadlines {
         connect: config.connect_deadline.0,
         tls: config.handshake_deadline.0,
@@ -227,6 +224,7 @@ fn tunnel_settings(config: &Config) -> TunnelSettings {
     config.limits.of_tunnels(TunnelSettings {
         deadlines,
         turns: config.worker_threads,
+        handshakes,
         ..TunnelSettings::default()
     })
 }

@@ -1,7 +1,6 @@
 //! Where this daemon has the mesh from: a watched file, or a control plane.
 
 use std::{
-    fmt::Write,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,9 +10,10 @@ use control::{ControlPlane, ControlPlaneStatus, FileStatus, LocalPod, StateFile}
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use model::{SharedSnapshot, demand::Demand};
 use serde_json::{Value, json};
+use telemetry::metrics::Page;
 use tokio::sync::watch;
 
-use crate::{config::Config, files};
+use crate::{config::Config, metrics::as_float};
 
 const CONNECTED: &str = "ztunnel_xds_connected";
 const AGE: &str = "ztunnel_xds_state_age_seconds";
@@ -24,6 +24,10 @@ const REFUSED: &str = "ztunnel_xds_refused_responses_total";
 const OBJECTS: &str = "ztunnel_xds_objects";
 const ON_DEMAND: &str = "ztunnel_xds_on_demand_names";
 const REJECTED: &str = "ztunnel_xds_rejected_resource";
+const VERSION: &str = "ztunnel_xds_version_info";
+
+/// Of a name that the control plane chose.
+const MAX_NAME_CHARS: usize = 256;
 
 /// Followed for as long as it lives.
 pub(crate) enum State {
@@ -109,14 +113,20 @@ impl StateStatus {
         Some(format!("the control plane {} is gone; the mesh state is of {age} ago", status.address))
     }
 
-    /// Into the recorder; what is returned goes beside it, as it comes and goes by name.
-    pub(crate) fn record(&self) -> String {
+    /// The file that it is from, if it is.
+    pub(crate) fn file(&self) -> Option<FileStatus> {
         match self {
-            Self::File(status) => {
-                files::record("state", &status.borrow());
-                String::new()
-            }
-            Self::ControlPlane(status) => record(&status.borrow()),
+            Self::File(status) => Some(status.borrow().clone()),
+            Self::ControlPlane(_) => None,
+        }
+    }
+
+    /// What a control plane gives, into the recorder and onto a page.
+    pub(crate) fn write(&self, page: &mut Page<'_>) {
+        if let Self::ControlPlane(status) = self {
+            let status = status.borrow().clone();
+            record(&status);
+            write_names(page, &status);
         }
     }
 }
@@ -130,9 +140,17 @@ pub(crate) fn describe() {
     describe_counter!(REFUSED, "Responses of which some resource was refused (NACK), by type of resource.");
     describe_gauge!(OBJECTS, "What the control plane has given, by kind.");
     describe_gauge!(ON_DEMAND, "Names that are asked of the control plane, since somebody needed them.");
+    describe_gauge!(
+        REJECTED,
+        "A resource that cannot be used as the control plane sent it last; /state says why."
+    );
+    describe_gauge!(
+        VERSION,
+        "1, with what the control plane calls its state as a label, by type of resource."
+    );
 }
 
-fn record(status: &ControlPlaneStatus) -> String {
+fn record(status: &ControlPlaneStatus) {
     gauge!(CONNECTED).set(if status.connected { 1.0 } else { 0.0 });
     if let Some(age) = status.age(SystemTime::now()) {
         gauge!(AGE).set(age.as_secs_f64());
@@ -143,25 +161,27 @@ fn record(status: &ControlPlaneStatus) -> String {
         counter!(RESPONSES, "type" => kind).absolute(of_type.responses);
         counter!(REFUSED, "type" => kind).absolute(of_type.refused);
     }
-    let number = |count: usize| u32::try_from(count).map_or(f64::MAX, f64::from);
     for (&kind, &count) in &status.objects {
-        gauge!(OBJECTS, "kind" => kind).set(number(count));
+        gauge!(OBJECTS, "kind" => kind).set(as_float(count));
     }
     if let Some(names) = status.on_demand {
-        gauge!(ON_DEMAND).set(number(names));
+        gauge!(ON_DEMAND).set(as_float(names));
     }
-    rejected(status)
 }
 
-fn rejected(status: &ControlPlaneStatus) -> String {
-    let mut text = format!(
-        "# HELP {REJECTED} A resource that cannot be used as the control plane sent it last; /state says why.\n\
-         # TYPE {REJECTED} gauge\n"
+/// Not recorded, as they come and go by name.
+fn write_names(page: &mut Page<'_>, status: &ControlPlaneStatus) {
+    let short = |text: &str| text.chars().take(MAX_NAME_CHARS).collect::<String>();
+    let rejected: Vec<_> =
+        status.rejected.iter().map(|resource| (resource.kind, short(&resource.name))).collect();
+    page.gauges(
+        REJECTED,
+        rejected.iter().map(|(kind, name)| ([("type", *kind), ("resource", name.as_str())], 1.0)),
     );
-    for resource in &status.rejected {
-        let name: String = resource.name.chars().take(256).flat_map(char::escape_debug).collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{REJECTED}{{type=\"{}\",resource=\"{name}\"}} 1", resource.kind);
-    }
-    text
+    let versions: Vec<_> =
+        status.types.iter().map(|(&kind, of_type)| (kind, short(&of_type.version))).collect();
+    page.gauges(
+        VERSION,
+        versions.iter().map(|(kind, version)| ([("type", *kind), ("version", version.as_str())], 1.0)),
+    );
 }

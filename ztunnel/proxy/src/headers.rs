@@ -4,17 +4,19 @@
 use std::fmt::Write;
 
 use model::{ClientAddr, Workload, service::Service, workload::WorkloadType};
+use telemetry::TraceId;
 use tunnel::ConnectHeaders;
 
 pub(crate) fn connect_headers(
     source: &Workload,
     client: ClientAddr,
     service: Option<&Service>,
+    trace: TraceId,
 ) -> ConnectHeaders {
     ConnectHeaders {
         baggage: baggage(source),
         forwarded: forwarded(client, service),
-        traceparent: traceparent(rand::random(), rand::random()),
+        traceparent: traceparent(trace, rand::random()),
     }
 }
 
@@ -50,10 +52,19 @@ fn forwarded(ClientAddr(client): ClientAddr, service: Option<&Service>) -> Strin
     }
 }
 
-/// A new trace, not sampled: whether to record is not ours to decide.
-fn traceparent(trace: u128, span: u64) -> String {
+/// Of one connection, whichever nodes it passes: what `traceparent` says, or else a new one.
+pub(crate) fn trace_of(headers: &ConnectHeaders) -> TraceId {
+    TraceId::of(&headers.traceparent).unwrap_or_else(new_trace)
+}
+
+pub(crate) fn new_trace() -> TraceId {
+    TraceId::new(rand::random())
+}
+
+/// Not sampled: whether to record is not ours to decide.
+fn traceparent(trace: TraceId, span: u64) -> String {
     // All zeros would mean "none".
-    format!("00-{:032x}-{:016x}-00", trace.max(1), span.max(1))
+    format!("00-{trace}-{:016x}-00", span.max(1))
 }
 
 fn fits_a_list(value: &str) -> bool {
@@ -106,9 +117,21 @@ mod tests {
         assert_eq!(of("[fd01::10]:80"), r#"for="[fd01::10]:80""#);
     }
 
+    /// The far side must find the trace that we log.
     #[test]
-    fn traceparent_has_the_w3c_shape_and_is_never_the_invalid_one() {
-        assert_eq!(traceparent(0, 0), format!("00-{:032x}-{:016x}-00", 1, 1));
-        assert_eq!(traceparent(u128::MAX, u64::MAX).len(), 55);
+    fn traceparent_has_the_w3c_shape_and_tells_the_trace() {
+        for span in [0, u64::MAX] {
+            let trace = TraceId::new(7);
+            let headers = ConnectHeaders { traceparent: traceparent(trace, span), ..Default::default() };
+            assert_eq!(headers.traceparent.len(), 55);
+            assert_eq!(trace_of(&headers), trace);
+        }
+    }
+
+    /// What is malformed belongs to no trace: it gets one of its own, and not everybody the same.
+    #[test]
+    fn what_has_no_proper_traceparent_gets_a_new_trace() {
+        let headers = ConnectHeaders { traceparent: "00-0-0-00".to_owned(), ..Default::default() };
+        assert_ne!(trace_of(&headers), trace_of(&headers));
     }
 }

@@ -11,7 +11,10 @@ use telemetry::{
     End, Ledger, Outcome, Path,
     metrics::{handshake_failed, limit_hit, requests_rejected, session_broken},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tunnel::{Request, Session};
 
@@ -19,7 +22,7 @@ use crate::{
     Arrival, PodSockets,
     copy::through_tunnel,
     failure::Failure,
-    headers::baggage,
+    headers::{baggage, trace_of},
     leg::Leg,
     limits::{HANDSHAKES, INBOUND_CONNECTIONS, INBOUND_TUNNELS},
     own_legs::OwnLeg,
@@ -86,9 +89,13 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         };
         let tunnel = &self.proxy.tunnel;
         let terminating = tunnel.terminate(stream, &workload.identity);
+        let began = Instant::now();
         let taking_turns = tunnel.turnstile().pass(self.lane(client.0.ip()), terminating);
         match evicted.run_until_cancelled(taking_turns).await {
-            Some(Ok(session)) => Some((session, workload.identity.clone())),
+            Some(Ok(session)) => {
+                self.proxy.ledgers.timings().handshake_inbound.record(began.elapsed());
+                Some((session, workload.identity.clone()))
+            }
             Some(Err(error)) => {
                 self.refuse_handshake(client, arrived_at, error.reason(), error);
                 None
@@ -141,6 +148,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let Tunnelled { client, arrived_at, .. } = shared;
         let mut ledger =
             self.proxy.ledgers.open(Role::InboundHbone, self.local.uid.clone(), client, arrived_at);
+        ledger.set_trace(trace_of(request.headers()));
         let outcome = match self.share_of(Source::Proven(shared.peer.clone())) {
             Ok(_share) => match self.admit(request.authority(), shared, &mut ledger) {
                 Ok((workload, place)) => self.carry_in(request, &workload, place, client, &mut ledger).await,
@@ -222,11 +230,13 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let seat = self.room.take().ok_or(Failure::Crowded)?;
         let route = place.judge(&self.snapshot())?.into_route();
         let target = route.target;
+        let began = Instant::now();
         let connecting = self.sockets.connect_application(route.source, target);
         let connected = timeout(self.proxy.settings.connect_deadline, connecting).await;
         let stream = connected
             .map_err(|_| Failure::Deadline)?
             .map_err(|source| Failure::Application { target, source })?;
+        self.proxy.ledgers.timings().application_connect.record(began.elapsed());
         let leg = Leg::new(stream, seat)?;
         let own: SocketAddr = leg.local_addr()?;
         Ok((leg, self.own_legs.enter((own, target))))

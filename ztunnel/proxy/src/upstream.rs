@@ -22,7 +22,7 @@ use tunnel::{ConnectFn, Connected, DialError, TunnelStream};
 use crate::{
     PodSockets,
     failure::{Failure, no_seat},
-    headers::connect_headers,
+    headers::{connect_headers, new_trace},
     leg::Leg,
     serve::Pod,
     turns::Turns,
@@ -212,7 +212,10 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger: &mut Ledger,
     ) -> Result<Upstream, Stumble> {
         let route = permit.route();
-        let headers = connect_headers(outset.source, outset.client, route.service.as_deref());
+        // The same in all attempts.
+        let trace = ledger.trace().unwrap_or_else(new_trace);
+        ledger.set_trace(trace);
+        let headers = connect_headers(outset.source, outset.client, route.service.as_deref(), trace);
         let own = route.source.clone();
         let only_expected = sole(&route.expected);
         let (sockets, room) = (Arc::clone(&self.sockets), self.room.clone());

@@ -1,10 +1,18 @@
 //! One line per connection when it ends. Field names and levels are those of Istio's access log, so that what
-//! reads the one reads the other; `path`, `reason`, `policy` and `audit` are ours.
+//! reads the one reads the other; `path`, `reason`, `policy`, `audit` and `trace_id`
+//! are ours.
+
+mod choice;
 
 use model::{Role, Workload};
 use tracing::{Level, event};
 
 use crate::{Outcome, Path, ResponseFlags, account::Account};
+
+pub use choice::{AccessLog, AccessLogMode, Fraction, NotAFraction};
+
+/// What the lines carry as their target, for whoever writes the log.
+pub const TARGET: &str = "access";
 
 /// An error may quote a peer: a line stays a line.
 const MAX_ERROR_CHARS: usize = 512;
@@ -21,14 +29,14 @@ pub(crate) fn write(account: &Account, outcome: &Outcome) {
 /// A macro, as each level is a call site of its own. Nothing in it is evaluated while the log is off.
 macro_rules! write_at {
     ($level:expr, $message:literal, $account:ident, $outcome:ident) => {{
-        if tracing::enabled!(target: "access", $level) {
+        if tracing::enabled!(target: TARGET, $level) {
             let facts = $account.facts.lock().clone();
             let line = Line::of($account, &facts.path);
             let (by, audit) = $account.judged.lock().clone().map_or((None, None), |judged| (judged.by, judged.audit));
             let (source, destination) = (facts.source.as_deref(), facts.destination.as_deref());
             let (source_identity, destination_identity) = facts.identities.as_ref().map(|(a, b)| (a.as_str(), b.as_str())).unzip();
             event!(
-                target: "access",
+                target: TARGET,
                 $level,
                 src.addr = %$account.client.0,
                 src.workload = text(source, |w| &w.name),
@@ -51,6 +59,7 @@ macro_rules! write_at {
                 policy = $outcome.policy().or(by.map(|by| by.to_string())).as_deref(),
                 audit = audit.as_ref().map(model::authorize::Audit::reason),
                 audit_policy = audit.as_ref().and_then(|audit| audit.policy()).map(display),
+                trace_id = $account.trace.get().map(display),
                 error = $outcome.error().map(shortened).as_deref(),
                 $message
             );

@@ -9,10 +9,11 @@ use std::{
     time::Instant,
 };
 
+use metrics::Histogram;
 use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, service::Service};
 use parking_lot::Mutex;
 
-use crate::{judgement::Judged, series::Series};
+use crate::{TraceId, judgement::Judged, series::Series};
 
 /// What the wire carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,8 @@ impl Path {
 pub struct ByteCounters {
     to_destination: Direction,
     to_source: Direction,
+    /// Since when the source waits for an answer, and where it is told how long.
+    waiting: Option<(Instant, Histogram)>,
 }
 
 #[derive(Debug, Default)]
@@ -54,12 +57,21 @@ struct Direction {
 }
 
 impl ByteCounters {
+    pub(crate) fn new(opened: Instant, first_byte: Histogram) -> Self {
+        Self { waiting: Some((opened, first_byte)), ..Self::default() }
+    }
+
     pub fn add_to_destination(&self, bytes: u64) {
         self.to_destination.total.fetch_add(bytes, Relaxed);
     }
 
     pub fn add_to_source(&self, bytes: u64) {
-        self.to_source.total.fetch_add(bytes, Relaxed);
+        if self.to_source.total.fetch_add(bytes, Relaxed) == 0
+            && bytes > 0
+            && let Some((opened, first_byte)) = &self.waiting
+        {
+            first_byte.record(opened.elapsed());
+        }
     }
 
     pub fn to_destination(&self) -> u64 {
@@ -98,6 +110,7 @@ pub(crate) struct Account {
     pub(crate) client: ClientAddr,
     pub(crate) destination: OriginalDst,
     pub(crate) opened: Instant,
+    pub(crate) trace: OnceLock<TraceId>,
     pub(crate) counters: Arc<ByteCounters>,
     pub(crate) facts: Mutex<Facts>,
     pub(crate) judged: Mutex<Option<Judged>>,
@@ -106,11 +119,23 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    /// Istio's word for whose view this is.
+    pub(crate) fn reporter(&self) -> &'static str {
+        reporter(self.role)
+    }
+
     /// Tells the metrics the bytes they have not heard of.
     pub(crate) fn flush(&self) {
         let Some(series) = self.series.get() else { return };
         add(&series.received, self.counters.to_destination.take_unreported());
         add(&series.sent, self.counters.to_source.take_unreported());
+    }
+}
+
+pub(crate) fn reporter(role: Role) -> &'static str {
+    match role {
+        Role::Outbound => "source",
+        Role::InboundPlaintext | Role::InboundHbone => "destination",
     }
 }
 

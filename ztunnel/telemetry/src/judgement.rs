@@ -1,16 +1,15 @@
 //! What policy says of a connection, and would say if all that is only audited were in force.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use metrics::{Counter, counter};
 use model::{
     authorize::{Audit, Verdict},
     policy::PolicyKey,
 };
-use parking_lot::RwLock;
 use serde::Serialize;
 
-use crate::{account::Account, metrics::names};
+use crate::{account::Account, cache::Cache, metrics::names};
 
 /// Where the verdicts on one connection are noted, as often as it is judged.
 #[derive(Clone, Debug)]
@@ -57,33 +56,25 @@ impl LiveAudit {
 /// A word and the policy behind it.
 type Decision = (&'static str, Option<PolicyKey>);
 
-/// One counter for each combination that has occurred, so that its labels are formatted once.
+/// One counter for each combination that occurs, so that its labels are formatted once.
 #[derive(Debug, Default)]
-pub(crate) struct Decisions(RwLock<HashMap<(Decision, Option<Decision>), Counter>>);
+pub(crate) struct Decisions(Cache<(Decision, Option<Decision>), Counter>);
 
-/// Beyond this many combinations the cache starts anew; the recorder keeps the counts.
-const MAX_CACHED: usize = 4096;
 const NONE: &str = "-";
 
 impl Decisions {
+    pub(crate) fn sweep(&self) {
+        self.0.sweep();
+    }
+
     fn count(&self, verdict: &Verdict) {
         let enforced = match &verdict.decision {
             Ok(allowed) => ("allowed", allowed.by.clone()),
             Err(refusal) => (refusal.reason(), refusal.policy().cloned()),
         };
         let audit = verdict.audit.as_ref().map(|audit| (audit.reason(), audit.policy().cloned()));
-        let key = (enforced, audit);
-        if let Some(counter) = self.0.read().get(&key) {
-            counter.increment(1);
-            return;
-        }
-        let counter = counter_of(&key.0, key.1.as_ref());
-        counter.increment(1);
-        let mut cache = self.0.write();
-        if cache.len() >= MAX_CACHED {
-            cache.clear();
-        }
-        cache.insert(key, counter);
+        let labels = (enforced.clone(), audit.clone());
+        self.0.get_or(labels, || counter_of(&enforced, audit.as_ref())).increment(1);
     }
 }
 

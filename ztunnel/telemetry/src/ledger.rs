@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
@@ -14,10 +14,11 @@ use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, serv
 use parking_lot::Mutex;
 
 use crate::{
-    ByteCounters, Judgement, LiveConnection, LiveHandle, Outcome, Path, PlaintextBook, RefusalBook,
-    ResponseFlags, access_log,
+    AccessLog, ByteCounters, Judgement, LiveConnection, LiveHandle, Outcome, Path, PlaintextBook,
+    RefusalBook, ResponseFlags, TraceId, access_log,
     account::{Account, Facts},
     judgement::Decisions,
+    metrics::{Timings, connection_failed},
     series::SeriesCache,
 };
 
@@ -36,9 +37,15 @@ pub struct Ledgers {
     decisions: Arc<Decisions>,
     plaintext: Arc<PlaintextBook>,
     refusals: RefusalBook,
+    timings: Timings,
+    access_log: AccessLog,
 }
 
 impl Ledgers {
+    pub fn new(access_log: AccessLog) -> Self {
+        Self { access_log, ..Self::default() }
+    }
+
     pub fn open(
         self: &Arc<Self>,
         role: Role,
@@ -46,14 +53,20 @@ impl Ledgers {
         client: ClientAddr,
         destination: OriginalDst,
     ) -> Ledger {
+        let opened = Instant::now();
+        let first_byte = match role {
+            Role::Outbound => &self.timings.first_byte_source,
+            Role::InboundPlaintext | Role::InboundHbone => &self.timings.first_byte_destination,
+        };
         let account = Arc::new(Account {
             id: self.next_id.fetch_add(1, Relaxed),
             role,
             local,
             client,
             destination,
-            opened: Instant::now(),
-            counters: Arc::default(),
+            opened,
+            trace: OnceLock::new(),
+            counters: Arc::new(ByteCounters::new(opened, first_byte.clone())),
             facts: Mutex::default(),
             judged: Mutex::default(),
             series: Default::default(),
@@ -87,6 +100,17 @@ impl Ledgers {
         let mut handles: Vec<_> = self.accounts().into_iter().map(LiveHandle::new).collect();
         handles.sort_unstable_by_key(LiveHandle::id);
         handles
+    }
+
+    /// Where it is recorded how long things took.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    /// Lets go of the metrics of those who have gone; to be called every few minutes.
+    pub fn sweep(&self) {
+        self.series.sweep();
+        self.decisions.sweep();
     }
 
     /// In no particular order.
@@ -152,6 +176,15 @@ impl Ledger {
         self.account.facts.lock().service = Some(Arc::clone(service));
     }
 
+    /// The first one stays.
+    pub fn set_trace(&mut self, trace: TraceId) {
+        let _ = self.account.trace.set(trace);
+    }
+
+    pub fn trace(&self) -> Option<TraceId> {
+        self.account.trace.get().copied()
+    }
+
     /// The two ends have proven these to each other by mutual TLS. Nothing less may be recorded here: it is what
     /// `connection_security_policy="mutual_tls"` means.
     pub fn set_identities(&mut self, source: SpiffeId, destination: SpiffeId) {
@@ -201,8 +234,11 @@ impl Ledger {
         }
         if outcome.flags() != ResponseFlags::None {
             self.ledgers.refusals.note_outcome(account, outcome);
+            connection_failed(account.reporter(), outcome.reason());
         }
-        access_log::write(account, outcome);
+        if self.ledgers.access_log.wants(account, outcome) {
+            access_log::write(account, outcome);
+        }
     }
 }
 

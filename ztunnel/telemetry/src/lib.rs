@@ -7,6 +7,7 @@
 
 mod access_log;
 mod account;
+mod cache;
 mod judgement;
 mod ledger;
 mod live;
@@ -14,11 +15,14 @@ pub mod metrics;
 mod outcome;
 mod plaintext;
 mod rate_limit;
+mod recorder;
 mod refusals;
 mod series;
 #[cfg(test)]
 mod tests;
+mod trace;
 
+pub use access_log::{AccessLog, AccessLogMode, Fraction, NotAFraction, TARGET as ACCESS_LOG_TARGET};
 pub use account::{ByteCounters, Path};
 pub use judgement::{Judgement, LiveAudit};
 pub use ledger::{Ledger, Ledgers};
@@ -27,3 +31,4 @@ pub use outcome::{End, Outcome, ResponseFlags};
 pub use plaintext::{OpenPlaintext, PlaintextBook, PlaintextPair};
 pub use rate_limit::{Admission, RateLimited};
 pub use refusals::{RecentRefusal, RefusalBook};
+pub use trace::TraceId;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid};
 use serde::Serialize;
 
-use crate::{LiveAudit, Path, account::Account};
+use crate::{LiveAudit, Path, TraceId, account::Account};
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,6 +37,8 @@ pub struct LiveConnection {
     /// What would become of it if all that is only audited were in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<LiveAudit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
     /// Bytes may flow; false while it is still being made.
     pub established: bool,
     pub bytes_to_destination: u64,
@@ -87,6 +89,7 @@ impl LiveConnection {
             service: facts.service.map(|service| service.key().to_string()),
             policy: by.map(|policy| policy.to_string()),
             audit: audit.as_ref().map(LiveAudit::of),
+            trace_id: account.trace.get().copied(),
             established: account.series.get().is_some(),
             bytes_to_destination: account.counters.to_destination(),
             bytes_to_source: account.counters.to_source(),

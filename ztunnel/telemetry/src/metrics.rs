@@ -1,9 +1,12 @@
-//! The recorder, the names of all metrics of the data plane, and the counters that belong to no connection.
+//! The names of all metrics of the data plane, and the counters that belong to no connection.
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use ::metrics::{
+    Histogram, SetRecorderError, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
-use crate::Ledgers;
+use crate::recorder::{self, OVERFLOW};
+pub use crate::recorder::{Exporter, Page, Recorder};
 
 /// Istio's names where Istio has one, `ztunnel_` where it has none.
 pub mod names {
@@ -29,30 +32,26 @@ pub mod names {
     pub const DNS_REQUESTS: &str = "istio_dns_requests_total";
     pub const DNS_FORWARDED: &str = "istio_dns_upstream_requests_total";
     pub const DNS_FORWARD_FAILURES: &str = "istio_dns_upstream_failures_total";
+    pub const NOT_ESTABLISHED: &str = "ztunnel_connection_failures_total";
+    pub const HANDSHAKE_DURATION: &str = "ztunnel_handshake_duration_seconds";
+    pub const APPLICATION_CONNECT_DURATION: &str = "ztunnel_application_connect_duration_seconds";
+    pub const FIRST_BYTE_DURATION: &str = "ztunnel_first_byte_duration_seconds";
+
+    /// Families whose series come and go with workloads and policies.
+    pub(super) const IDLING: &[&str] = &[OPENED, CLOSED, FAILED, RECEIVED, SENT, DECISIONS, PLAINTEXT];
 }
 
-/// Renders what has been recorded.
-#[derive(Clone)]
-pub struct Exporter(PrometheusHandle);
+/// A recorder as the daemon has it, and what renders it.
+pub fn recorder() -> (Recorder, Exporter) {
+    recorder::recorder(names::IDLING)
+}
 
 /// Makes the process's one recorder. To be called once, before anything is recorded.
-pub fn install() -> Result<Exporter, BuildError> {
-    let handle = PrometheusBuilder::new().install_recorder()?;
+pub fn install() -> Result<Exporter, SetRecorderError<Recorder>> {
+    let (recorder, exporter) = recorder();
+    ::metrics::set_global_recorder(recorder)?;
     describe();
-    Ok(Exporter(handle))
-}
-
-impl Exporter {
-    /// The Prometheus text format, bytes of open connections included.
-    pub fn render(&self, ledgers: &Ledgers) -> String {
-        ledgers.flush();
-        self.0.render()
-    }
-
-    /// Keeps the recorder's memory in bounds; to be called every few seconds.
-    pub fn upkeep(&self) {
-        self.0.run_upkeep();
-    }
+    Ok(exporter)
 }
 
 /// Says what each metric means.
@@ -94,6 +93,48 @@ pub fn describe() {
     );
     describe_counter!(names::DNS_FORWARDED, "DNS requests that were handed on to whom they were meant for.");
     describe_counter!(names::DNS_FORWARD_FAILURES, "DNS requests that could not be handed on, by reason.");
+    describe_counter!(
+        names::NOT_ESTABLISHED,
+        "Connections that were refused, could not be made or broke, by the reason that the access log gives."
+    );
+    describe_histogram!(
+        names::HANDSHAKE_DURATION,
+        "Successful handshakes of mutual TLS and HTTP/2, by our role in them."
+    );
+    describe_histogram!(
+        names::APPLICATION_CONNECT_DURATION,
+        "Connecting to a pod's application, when it accepted."
+    );
+    describe_histogram!(
+        names::FIRST_BYTE_DURATION,
+        "From accepting a connection until the first byte of the answer was handed to who waits for it."
+    );
+    describe_counter!(
+        OVERFLOW,
+        "New series that found no room in their family and are counted under `unknown`."
+    );
+}
+
+/// The histograms of durations, their series at hand.
+#[derive(Debug)]
+pub struct Timings {
+    pub handshake_inbound: Histogram,
+    pub handshake_outbound: Histogram,
+    pub application_connect: Histogram,
+    pub(crate) first_byte_source: Histogram,
+    pub(crate) first_byte_destination: Histogram,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            handshake_inbound: histogram!(names::HANDSHAKE_DURATION, "role" => "inbound"),
+            handshake_outbound: histogram!(names::HANDSHAKE_DURATION, "role" => "outbound"),
+            application_connect: histogram!(names::APPLICATION_CONNECT_DURATION),
+            first_byte_source: histogram!(names::FIRST_BYTE_DURATION, "reporter" => "source"),
+            first_byte_destination: histogram!(names::FIRST_BYTE_DURATION, "reporter" => "destination"),
+        }
+    }
 }
 
 pub fn handshake_failed(reason: &'static str) {
@@ -153,6 +194,10 @@ pub fn dns_forward_failed(reason: &'static str) {
 
 pub fn endpoint_set_aside() {
     counter!(names::SET_ASIDE).increment(1);
+}
+
+pub(crate) fn connection_failed(reporter: &'static str, reason: &'static str) {
+    counter!(names::NOT_ESTABLISHED, "reporter" => reporter, "reason" => reason).increment(1);
 }
 
 pub fn build_info(version: &'static str) {

@@ -1,19 +1,16 @@
 //! Istio's connection metrics: their labels, and one set of counter handles per set of labels.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, Label, SharedString, counter};
 use model::{Role, SpiffeId, Workload, service::Service};
-use parking_lot::RwLock;
 
-use crate::{ResponseFlags, account::Facts, metrics::names};
-
-/// Beyond this many sets of labels the cache starts anew. Nothing is lost: the recorder keeps the counts, and
-/// asking it again gives handles to the same counters.
-const MAX_CACHED: usize = 4096;
+use crate::{
+    ResponseFlags,
+    account::{Facts, reporter},
+    cache::Cache,
+    metrics::names,
+};
 
 const UNKNOWN: &str = "unknown";
 
@@ -21,6 +18,8 @@ const UNKNOWN: &str = "unknown";
 #[derive(Debug)]
 pub(crate) struct Series {
     labels: Vec<Label>,
+    /// Keeps alive what the cache knows by address alone, so that an address is never taken by another.
+    _facts: Facts,
     pub(crate) opened: Counter,
     pub(crate) received: OnceLock<Counter>,
     pub(crate) sent: OnceLock<Counter>,
@@ -29,11 +28,12 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    fn new(role: Role, facts: &Facts) -> Self {
-        let labels = labels(role, facts);
+    fn new(role: Role, facts: Facts) -> Self {
+        let labels = labels(role, &facts);
         let opened = counter!(names::OPENED, with_flags(&labels, ResponseFlags::None));
         Self {
             labels,
+            _facts: facts,
             opened,
             received: OnceLock::new(),
             sent: OnceLock::new(),
@@ -63,13 +63,7 @@ impl Series {
 
 /// Formats labels once per set, not once per connection.
 #[derive(Default)]
-pub(crate) struct SeriesCache(RwLock<HashMap<Key, Entry>>);
-
-struct Entry {
-    series: Arc<Series>,
-    /// Keeps alive what the key knows by address alone, so that an address is never taken by another.
-    _facts: Facts,
-}
+pub(crate) struct SeriesCache(Cache<Key, Arc<Series>>);
 
 /// Snapshots share what did not change, so the same workload is nearly always the same allocation.
 #[derive(PartialEq, Eq, Hash)]
@@ -99,22 +93,16 @@ fn address<T>(shared: &Arc<T>) -> usize {
 
 impl SeriesCache {
     pub(crate) fn of(&self, role: Role, facts: Facts) -> Arc<Series> {
-        let key = Key::new(role, &facts);
-        if let Some(entry) = self.0.read().get(&key) {
-            return Arc::clone(&entry.series);
-        }
-        let series = Arc::new(Series::new(role, &facts));
-        let mut cache = self.0.write();
-        if cache.len() >= MAX_CACHED {
-            cache.clear();
-        }
-        let entry = cache.entry(key).or_insert(Entry { series, _facts: facts });
-        Arc::clone(&entry.series)
+        self.0.get_or(Key::new(role, &facts), || Arc::new(Series::new(role, facts)))
+    }
+
+    pub(crate) fn sweep(&self) {
+        self.0.sweep();
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.0.read().len()
+        self.0.len()
     }
 }
 
@@ -131,10 +119,9 @@ fn labels(role: Role, facts: &Facts) -> Vec<Label> {
         // Istio names the destination's identity from the state; a source without proof has none.
         None => (None, facts.destination.as_deref().map(|workload| &workload.identity)),
     };
-    let reporter = if role == Role::Outbound { "source" } else { "destination" };
     let security = if facts.identities.is_some() { "mutual_tls" } else { UNKNOWN };
     let mut labels = Vec::with_capacity(27);
-    labels.push(Label::from_static_parts("reporter", reporter));
+    labels.push(Label::from_static_parts("reporter", reporter(role)));
     labels.extend(party(&SOURCE, facts.source.as_deref(), source_principal));
     labels.extend(destination_service(facts.service.as_deref()));
     labels.extend(party(&DESTINATION, facts.destination.as_deref(), destination_principal));

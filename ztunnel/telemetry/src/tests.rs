@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use model::{
     ClientAddr, OriginalDst, Refusal, Role, Snapshot, SpiffeId, Workload, WorkloadUid,
     authorize::{InboundFacts, authorize_inbound},
@@ -16,7 +15,10 @@ use model::{
     workload::{Locality, WorkloadType},
 };
 
-use crate::{Ledger, Ledgers, Outcome, Path, ResponseFlags};
+use crate::{
+    AccessLog, AccessLogMode, Ledger, Ledgers, Outcome, Path, ResponseFlags, TraceId,
+    metrics::{Exporter, recorder},
+};
 
 fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -115,8 +117,8 @@ fn failed(error: &str) -> Outcome {
     Outcome::Failed { flags: ResponseFlags::Connect, reason: "connect", error: error.to_owned() }
 }
 
-fn recorder() -> PrometheusRecorder {
-    PrometheusBuilder::new().build_recorder()
+fn rendered(exporter: &Exporter) -> String {
+    exporter.render(|_| {})
 }
 
 /// Each series of the connection metrics as its labels, sorted, and its value.
@@ -137,7 +139,7 @@ fn with_sorted_labels(line: &str) -> String {
 /// A dashboard made for Istio must find the same series, labels and values here.
 #[test]
 fn the_source_counts_as_istio_counts() {
-    let recorder = recorder();
+    let (recorder, exporter) = recorder();
     metrics::with_local_recorder(&recorder, || {
         let mesh = Mesh::new();
         let tunnel = |target| {
@@ -168,12 +170,12 @@ fn the_source_counts_as_istio_counts() {
         refused.close(&failed("Connection refused (os error 111)"));
     });
     let recorded = include_str!("../fixtures/istio/metrics.client.txt");
-    assert_eq!(connection_metrics(&recorder.handle().render()), connection_metrics(recorded));
+    assert_eq!(connection_metrics(&rendered(&exporter)), connection_metrics(recorded));
 }
 
 #[test]
 fn the_destination_counts_as_istio_counts() {
-    let recorder = recorder();
+    let (recorder, exporter) = recorder();
     metrics::with_local_recorder(&recorder, || {
         let mesh = Mesh::new();
         exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
@@ -185,16 +187,16 @@ fn the_destination_counts_as_istio_counts() {
         mesh.inbound_plaintext("10.2.1.10:7").close(&failed("Connection refused (os error 111)"));
     });
     let recorded = include_str!("../fixtures/istio/metrics.server.txt");
-    assert_eq!(connection_metrics(&recorder.handle().render()), connection_metrics(recorded));
+    assert_eq!(connection_metrics(&rendered(&exporter)), connection_metrics(recorded));
 }
 
 /// A connection that lives for a week must not show its bytes only at its end, nor twice.
 #[test]
 fn bytes_of_an_open_connection_show_at_each_scrape_and_once_only() {
-    let recorder = recorder();
+    let (recorder, exporter) = recorder();
     metrics::with_local_recorder(&recorder, || {
         let received = || {
-            let text = recorder.handle().render();
+            let text = rendered(&exporter);
             let line = text.lines().find(|line| line.starts_with(crate::metrics::names::RECEIVED)).unwrap();
             line.rsplit_once(' ').unwrap().1.to_owned()
         };
@@ -230,6 +232,103 @@ fn a_dropped_ledger_is_closed_as_cancelled_and_leaves_the_book() {
     assert!(lines[0].contains(r#"reason="cancelled""#), "{lines:?}");
 }
 
+/// A dashboard must not show for ever who has gone, nor forget who is connected; who comes back starts from zero.
+#[test]
+fn pairs_that_have_gone_leave_the_page_and_those_with_an_open_connection_do_not() {
+    let (recorder, exporter) = recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let mesh = Mesh::new();
+        let idle = || {
+            (0..2).for_each(|_| mesh.ledgers.sweep());
+            exporter.sweep_at(std::time::Instant::now() + std::time::Duration::from_secs(3600));
+        };
+        exchange(mesh.outbound("10.2.1.10:8080"));
+        let mut open = mesh.inbound_tunnel("10.2.1.10:8080");
+        open.establish();
+        assert_eq!(connection_metrics(&rendered(&exporter)).len(), 4 + 3);
+        idle();
+        let left = connection_metrics(&rendered(&exporter));
+        assert_eq!(left.len(), 3, "{left:#?}");
+        open.counters().add_to_destination(7);
+        exchange(open);
+        exchange(mesh.outbound("10.2.1.10:8080"));
+        let counted = |reporter: &str| -> BTreeSet<String> {
+            let all = connection_metrics(&rendered(&exporter)).into_iter();
+            let own = all.filter(|line| line.contains(reporter));
+            own.map(|line| line.rsplit_once(' ').unwrap().1.to_owned()).collect()
+        };
+        assert_eq!(counted(r#"reporter=\"source\""#), ["1", "5", "8"].map(str::to_owned).into());
+        assert_eq!(counted(r#"reporter=\"destination\""#), ["1", "12", "8"].map(str::to_owned).into());
+    });
+}
+
+/// The time to the first byte is that of the first byte, once for each connection that was answered.
+#[test]
+fn the_first_byte_of_an_answer_is_timed_once() {
+    let (recorder, exporter) = recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let mesh = Mesh::new();
+        let ledger = mesh.outbound("10.2.1.10:8080");
+        ledger.counters().add_to_destination(100);
+        (0..3).for_each(|bytes| ledger.counters().add_to_source(bytes));
+        let count =
+            |reporter: &str| format!("ztunnel_first_byte_duration_seconds_count{{reporter=\"{reporter}\"}}");
+        let page = rendered(&exporter);
+        assert!(page.contains(&format!("{} 1\n", count("source"))), "{page}");
+        assert!(page.contains(&format!("{} 0\n", count("destination"))), "{page}");
+    });
+}
+
+/// One word for one refusal, in log and metric.
+#[test]
+fn failures_are_counted_by_the_reason_that_the_log_gives() {
+    let (log, (recorder, exporter)) = (Captured::default(), recorder());
+    metrics::with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(log.subscriber(), || {
+            let mesh = Mesh::new();
+            mesh.inbound_tunnel("10.2.1.10:9001").close(&denied());
+            mesh.outbound("10.2.1.10:7").close(&failed("Connection refused (os error 111)"));
+            exchange(mesh.outbound("10.2.1.10:8080"));
+        });
+    });
+    let page = rendered(&exporter);
+    let counted = page.lines().filter(|line| line.starts_with(crate::metrics::names::NOT_ESTABLISHED));
+    let counted: Vec<_> = counted.map(|line| line.split('"').nth(3).unwrap()).collect();
+    let lines = log.lines();
+    assert_eq!(counted, ["denied_by_policy", "connect"]);
+    for (line, reason) in lines.iter().zip(counted) {
+        assert!(line.contains(&format!("reason=\"{reason}\"")), "{line}");
+    }
+}
+
+/// Both nodes of a trace log it or neither does, and what went wrong is always told.
+#[test]
+fn the_access_log_is_sampled_by_trace_and_never_drops_errors() {
+    let lines = |mode, sample: f64, trace: u128| {
+        let log = Captured::default();
+        tracing::subscriber::with_default(log.subscriber(), || {
+            let sample = sample.try_into().unwrap();
+            let ledgers = Arc::new(Ledgers::new(AccessLog { mode, sample }));
+            let mesh = Mesh { ledgers, ..Mesh::new() };
+            let mut good = [mesh.outbound("10.2.1.10:8080"), mesh.inbound_tunnel("10.2.1.10:8080")];
+            good.iter_mut().for_each(|ledger| ledger.set_trace(TraceId::new(trace)));
+            good.into_iter().for_each(exchange);
+            mesh.outbound("10.2.1.10:7").close(&failed("Connection refused (os error 111)"));
+        });
+        let lines = log.lines();
+        lines
+            .iter()
+            .for_each(|line| assert_eq!(line.contains("trace_id="), line.contains("completed"), "{line}"));
+        lines.len()
+    };
+    let (low, high) = (1, u128::from(u64::MAX));
+    assert_eq!(lines(AccessLogMode::All, 1.0, high), 3);
+    assert_eq!(lines(AccessLogMode::All, 0.5, low), 3);
+    assert_eq!(lines(AccessLogMode::All, 0.5, high), 1);
+    assert_eq!(lines(AccessLogMode::Errors, 1.0, low), 1);
+    assert_eq!(lines(AccessLogMode::Off, 1.0, low), 0);
+}
+
 /// Connections of one kind share their handles; kinds beyond the bound do not grow the cache.
 #[test]
 fn the_cache_of_label_sets_is_shared_and_bounded() {
@@ -251,7 +350,7 @@ fn the_cache_of_label_sets_is_shared_and_bounded() {
 /// What a dry run would do must show wherever the decision itself does, and count once however often it is judged.
 #[test]
 fn an_audit_shows_in_metric_log_and_live_list_and_follows_a_later_verdict() {
-    let (log, recorder) = (Captured::default(), recorder());
+    let (log, (recorder, exporter)) = (Captured::default(), recorder());
     let verdict = |policies: &[&str]| {
         let mut snapshot = Snapshot::default();
         policies.iter().for_each(|policy| snapshot.insert_policy(serde_json::from_str(policy).unwrap()));
@@ -287,8 +386,8 @@ fn an_audit_shows_in_metric_log_and_live_list_and_follows_a_later_verdict() {
     for field in [r#"policy="default/allow""#, r#"audit="denied_by_policy""#, "audit_policy=default/tried"] {
         assert!(line.contains(field), "{field}: {line}");
     }
-    let rendered = recorder.handle().render();
-    let counted: BTreeSet<_> = rendered
+    let page = rendered(&exporter);
+    let counted: BTreeSet<_> = page
         .lines()
         .filter(|line| line.starts_with(crate::metrics::names::DECISIONS))
         .map(with_sorted_labels)
@@ -324,13 +423,20 @@ fn the_live_list_names_both_identities_path_and_bytes() {
             "target": "10.2.1.10:8080",
             "source": {
                 "workload": "Kubernetes//Pod/default/c1",
+                "name": "c1",
+                "namespace": "default",
+                "node": "",
                 "identity": "spiffe://cluster.local/ns/default/sa/sa-c1",
             },
             "destination": {
                 "workload": "Kubernetes//Pod/default/s1",
+                "name": "s1",
+                "namespace": "default",
+                "node": "",
                 "identity": "spiffe://cluster.local/ns/default/sa/sa-s1",
             },
             "service": "default/web.default.svc.cluster.local",
+            "mutualTls": true,
             "established": true,
             "bytesToDestination": 5,
             "bytesToSource": 0,
@@ -373,7 +479,7 @@ fn access_lines_are_istios_with_path_reason_and_policy_added() {
     for (line, (title, node, level)) in lines.iter().zip(pairs) {
         let (recorded_level, recorded) = recorded_line(title, node);
         assert!(line.contains(level) && recorded_level == level.to_lowercase(), "{line}");
-        let added = ["path", "reason", "policy"];
+        let added = ["path", "reason", "policy", "trace_id"];
         let ours: Vec<_> = field_names(line).into_iter().filter(|name| !added.contains(&&**name)).collect();
         let theirs: Vec<_> = field_names(&recorded).into_iter().collect();
         let counted = ["bytes_sent", "bytes_recv", "duration"];

@@ -207,7 +207,7 @@ impl Pool {
     fn connect(self: &Arc<Self>, state: &mut State, key: &Key, establish: Establish) -> Arc<Entry> {
         state.last_id += 1;
         let id = state.last_id;
-        let gauge = Arc::new(Gauge::new(self.window));
+        let gauge = Arc::new(Gauge::new(self.window, &self.budgets.load));
         // Until the peer says what it allows on this connection, it is taken to be what it allows on the others.
         let others = state.shared.get(key).into_iter().flatten();
         if let Some(allowed) = others.map(|entry| entry.gauge.allowed()).min() {

@@ -123,7 +123,7 @@ impl Session {
         let found = stream.found();
         let mut connection: Http2 = builder(settings).handshake(stream).await?;
         let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
-        let gauge = Arc::new(Gauge::new(settings.windows.initial));
+        let gauge = Arc::new(Gauge::new(settings.windows.initial, &budgets.load));
         let windows = Windows::new(settings.windows, streams, gauge, &budgets.growth);
         let connection = Some(connection);
         let budgets = budgets.clone();

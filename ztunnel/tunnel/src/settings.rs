@@ -1,6 +1,6 @@
 //! What may be set about tunnels. The defaults are safe for a node of any size.
 
-use std::{thread::available_parallelism, time::Duration};
+use std::{fmt, sync::Arc, thread::available_parallelism, time::Duration};
 
 /// Everything here is per daemon.
 #[derive(Clone, Debug)]
@@ -23,6 +23,30 @@ pub struct TunnelSettings {
     pub pool_connections_per_source: usize,
     /// Steps of making connections that run at once; see [`crate::Turnstile`].
     pub turns: usize,
+    /// Told how long each outbound handshake took that succeeded: TLS and HTTP/2.
+    pub handshakes: HandshakeObserver,
+}
+
+/// Must return at once.
+#[derive(Clone, Default)]
+pub struct HandshakeObserver(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
+
+impl HandshakeObserver {
+    pub fn new(observe: impl Fn(Duration) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(observe)))
+    }
+
+    pub(crate) fn tell(&self, took: Duration) {
+        if let Some(observe) = &self.0 {
+            observe(took);
+        }
+    }
+}
+
+impl fmt::Debug for HandshakeObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandshakeObserver").finish_non_exhaustive()
+    }
 }
 
 /// The longest each step may take. None of them waits for another connection's step.
@@ -66,6 +90,7 @@ impl Default for TunnelSettings {
             pool_connections: 65_536,
             pool_connections_per_source: 4096,
             turns: available_parallelism().map_or(1, Into::into),
+            handshakes: HandshakeObserver::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::{
     error::StreamError,
-    window::{Meter, Slot},
+    window::{Meter, Part, Slot},
 };
 
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct TunnelReceiver {
     meter: Meter,
     /// Given out, and not given back to the peer as window.
     unreleased: usize,
+    /// In what all tunnels hold.
+    part: Part,
     ended: bool,
 }
 
@@ -58,10 +60,17 @@ struct Outgoing {
 impl TunnelStream {
     pub(crate) fn new(incoming: RecvStream, outgoing: SendStream<Bytes>, slot: Slot) -> Self {
         let outgoing = Mutex::new(Outgoing { stream: outgoing, reset: false });
+        let part = slot.gauge().part();
         let shared = Arc::new(Shared { outgoing, slot });
         let sender = TunnelSender { shared: Arc::clone(&shared), finished: false };
-        let receiver =
-            TunnelReceiver { stream: incoming, shared, meter: Meter::new(), unreleased: 0, ended: false };
+        let receiver = TunnelReceiver {
+            stream: incoming,
+            shared,
+            meter: Meter::new(),
+            unreleased: 0,
+            part,
+            ended: false,
+        };
         Self { receiver, sender }
     }
 }
@@ -77,6 +86,7 @@ impl TunnelReceiver {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
                     self.unreleased += data.len();
+                    self.part.set(self.stream.flow_control().used_capacity());
                     return Ok(Some(data));
                 }
                 Some(Err(error)) => {
@@ -96,6 +106,7 @@ impl TunnelReceiver {
             return;
         }
         self.unreleased -= bytes;
+        self.part.release(bytes);
         // Fails only for more than was received.
         let _ = self.stream.flow_control().release_capacity(bytes);
         self.meter.drained(self.shared.slot.gauge(), bytes);

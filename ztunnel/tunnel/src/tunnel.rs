@@ -5,7 +5,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use model::{Permit, SpiffeId, Svid, SvidSource, TunnelRoute, WorkloadUid};
 use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
@@ -41,6 +44,17 @@ pub struct Dialed {
     pub baggage: Option<String>,
 }
 
+/// What tunnels hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelLoad {
+    /// Outbound, those that are still being made included.
+    pub connections: usize,
+    /// Open streams, outbound and inbound.
+    pub streams: usize,
+    /// Bytes received and not yet handed on, as each stream's reader last saw it.
+    pub buffered: usize,
+}
+
 struct Inner<S> {
     settings: TunnelSettings,
     svids: Arc<S>,
@@ -71,6 +85,12 @@ impl<S: SvidSource> Tunnel<S> {
             usage("outbound_tunnels", (pool.connections(), settings.pool_connections)),
             usage("window_bytes", (budgets.used(), settings.windows.total)),
         ]
+    }
+
+    /// What tunnels hold now.
+    pub fn load(&self) -> TunnelLoad {
+        let (streams, buffered) = self.0.budgets.load.now();
+        TunnelLoad { connections: self.0.pool.connections(), streams, buffered }
     }
 
     /// One CONNECT stream along the permitted route. `connect` makes the TCP connection if there is none to share.
@@ -140,6 +160,7 @@ impl<S: SvidSource> Inner<S> {
             .client(&key.expected);
         let connected = within(Phase::Connect, deadlines.connect, connect(key.gateway)).await?;
         let Connected { stream: tcp, held } = connected.map_err(connecting)?;
+        let began = Instant::now();
         without_delay(&tcp);
         let local = tcp.local_addr().map_err(connecting)?;
         // An address is never sent as SNI; whom to expect, the configuration says.
@@ -155,6 +176,7 @@ impl<S: SvidSource> Inner<S> {
         let (live, driver) = within(Phase::Preface, deadlines.preface, preface)
             .await?
             .map_err(|error| DialError::Http2(Arc::new(error)))?;
+        self.settings.handshakes.tell(began.elapsed());
         Ok((live, driver.holding(held)))
     }
 

@@ -24,6 +24,7 @@
 
 mod budget;
 mod gauge;
+mod load;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use budget::{Budget, Budgets, Reservation};
 pub(crate) use gauge::{Gauge, Meter, Slot};
+pub(crate) use load::{Load, Part};
 
 use crate::WindowSettings;
 

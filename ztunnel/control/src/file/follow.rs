@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use tokio::{
     sync::watch,
     task::{JoinError, spawn_blocking},
@@ -42,18 +43,28 @@ pub(crate) async fn follow(
 }
 
 /// A large file takes a while to parse: not on a thread that serves others.
-async fn attempt(path: &Path, load: &Arc<Load>) -> Result<Loaded, FileError> {
+async fn attempt(path: &Path, load: &Arc<Load>) -> Result<(Loaded, String), FileError> {
     let (path, load) = (path.to_owned(), Arc::clone(load));
     let in_vain = |path: &Path, error: JoinError| FileError::unreadable(path, std::io::Error::other(error));
     let owned = path.clone();
-    let loading = spawn_blocking(move || load(&owned, &text::read(&owned)?));
+    let loading = spawn_blocking(move || {
+        let text = text::read(&owned)?;
+        load(&owned, &text).map(|loaded| (loaded, version(&text)))
+    });
     loading.await.unwrap_or_else(|error| Err(in_vain(&path, error)))
 }
 
-fn record(status: &watch::Sender<FileStatus>, result: Result<Loaded, FileError>) {
+/// 16 digits: what `sha256sum` begins with.
+fn version(text: &str) -> String {
+    let digest = digest(&SHA256, text.as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn record(status: &watch::Sender<FileStatus>, result: Result<(Loaded, String), FileError>) {
     status.send_modify(|status| match result {
-        Ok(loaded) => {
+        Ok((loaded, version)) => {
             status.loads += 1;
+            status.version = Some(version);
             status.loaded_at = Some(SystemTime::now());
             status.problem = None;
             status.objects = loaded.objects;

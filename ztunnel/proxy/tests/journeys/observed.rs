@@ -7,12 +7,12 @@ use std::{
 };
 
 use metrics::LocalRecorderGuard;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use telemetry::metrics::Exporter;
 use tracing::subscriber::DefaultGuard;
 
 pub(crate) struct Observed {
     log: Log,
-    metrics: PrometheusHandle,
+    metrics: Exporter,
     _recorder: LocalRecorderGuard<'static>,
     _subscriber: DefaultGuard,
 }
@@ -29,14 +29,15 @@ impl Drop for Observed {
 impl Observed {
     /// Tests run on one thread each, so what is local to the thread is local to the test.
     pub(crate) fn start() -> Self {
-        let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+        let (recorder, metrics) = telemetry::metrics::recorder();
+        let recorder = Box::leak(Box::new(recorder));
         let log = Log::default();
         let writer = log.clone();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         Self {
             log,
-            metrics: recorder.handle(),
+            metrics,
             _recorder: metrics::set_default_local_recorder(recorder),
             _subscriber: tracing::subscriber::set_default(subscriber),
         }
@@ -56,7 +57,7 @@ impl Observed {
 
     /// The sum of the series of `name` whose labels have all of `parts`.
     pub(crate) fn metric(&self, name: &str, parts: &[&str]) -> u64 {
-        let text = self.metrics.render();
+        let text = self.metrics.render(|_| {});
         let series = text.lines().filter(|line| line.starts_with(name));
         let wanted = series.filter(|line| parts.iter().all(|part| line.contains(part)));
         wanted.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()

@@ -65,6 +65,30 @@ async fn both_ends_are_proven_recorded_and_counted() {
     }
 }
 
+/// Without it the two lines of one connection could not be joined.
+#[tokio::test]
+async fn both_ends_log_the_same_trace_and_time_their_steps() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let (mut client, mut server) = mesh.pair().await;
+    server.write_all(b"response").await.unwrap();
+    client.read_exact(&mut [0; 8]).await.unwrap();
+    drop((client, server));
+    let trace = |line: String| line.split("trace_id=").nth(1).map(|rest| rest[..32].to_owned());
+    let outbound = trace(observed.line(&[r#"direction="outbound""#]).await);
+    let inbound = trace(observed.line(&[r#"direction="inbound""#]).await);
+    assert!(outbound.is_some());
+    assert_eq!(outbound, inbound);
+    for (name, label) in [
+        ("ztunnel_handshake_duration_seconds_count", r#"role="inbound""#),
+        ("ztunnel_application_connect_duration_seconds_count", ""),
+        ("ztunnel_first_byte_duration_seconds_count", r#"reporter="source""#),
+        ("ztunnel_first_byte_duration_seconds_count", r#"reporter="destination""#),
+    ] {
+        assert_eq!(observed.metric(name, &[label]), 1, "{name} {label}");
+    }
+}
+
 #[tokio::test]
 async fn a_service_address_leads_to_its_endpoint_and_is_recorded() {
     let observed = Observed::start();

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use super::Load;
 use crate::WindowSettings;
 
 /// The bytes left. Clones share them.
@@ -23,6 +24,8 @@ pub(crate) struct Budgets {
     pub(crate) streams: Budget,
     /// What windows grow by.
     pub(crate) growth: Budget,
+    /// What streams hold of them.
+    pub(crate) load: Arc<Load>,
     initial: usize,
 }
 
@@ -67,6 +70,7 @@ impl Budgets {
         Self {
             streams: Budget::new(streams, streams),
             growth: Budget::new(growth_budget, growth_budget / 4),
+            load: Arc::default(),
             initial: usize::try_from(initial).unwrap_or(usize::MAX),
         }
     }

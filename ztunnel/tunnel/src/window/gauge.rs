@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::Reservation;
+use super::{Load, Part, Reservation};
 
 /// Reading speed is judged over this long. So a window is never much more than what its reader takes in this time,
 /// and it suffices for round trips of up to half of it.
@@ -39,6 +39,7 @@ pub(crate) struct Gauge {
     heard: Notify,
     /// The first stream has been asked for, or given up.
     begun: SetOnce<()>,
+    load: Arc<Load>,
 }
 
 /// One stream's place among those of its connection.
@@ -61,7 +62,7 @@ pub(crate) struct Meter {
 }
 
 impl Gauge {
-    pub(crate) fn new(window: u32) -> Self {
+    pub(crate) fn new(window: u32, load: &Arc<Load>) -> Self {
         Self {
             window: AtomicU32::new(window),
             wanted: AtomicU32::new(0),
@@ -72,11 +73,17 @@ impl Gauge {
             allowed: AtomicU32::new(u32::MAX),
             heard: Notify::new(),
             begun: SetOnce::new(),
+            load: Arc::clone(load),
         }
     }
 
     pub(crate) fn streams(&self) -> u32 {
         self.streams.load(Relaxed)
+    }
+
+    /// The part of a new stream in what all tunnels hold.
+    pub(crate) fn part(&self) -> Part {
+        Part::new(&self.load)
     }
 
     pub(crate) fn allow(&self, streams: u32) {

@@ -33,7 +33,7 @@ impl Windowed for Fake {
 
 fn windows(budget: &Budget) -> Windows {
     let settings = WindowSettings { initial: INITIAL, max: MAX, growth_budget: 0, total: 0 };
-    Windows::new(settings, STREAMS, Arc::new(Gauge::new(INITIAL)), budget)
+    Windows::new(settings, STREAMS, Arc::new(Gauge::new(INITIAL, &Arc::default())), budget)
 }
 
 /// A reader that takes twice its window without ever being behind.
@@ -164,7 +164,7 @@ async fn a_connection_that_ends_gives_its_share_back() {
 
 #[test]
 fn slots_are_limited_and_given_back() {
-    let gauge = Arc::new(Gauge::new(INITIAL));
+    let gauge = Arc::new(Gauge::new(INITIAL, &Arc::default()));
     let one = gauge.slot(1).unwrap();
     assert!(gauge.slot(1).is_none());
     drop(one);

@@ -67,6 +67,24 @@ async fn a_thousand_streams_that_nobody_reads_stay_inside_the_budget() {
     assert_eq!(mesh.client.connects(), 10);
 }
 
+/// Fails if what streams hold is not told, or is told for ever.
+#[tokio::test]
+async fn the_load_tells_what_streams_hold_while_they_are_open() {
+    let mut mesh = Mesh::new().await;
+    let (dialed, accepted) = mesh.stream().await;
+    let TunnelStream { sender, mut receiver } = dialed.stream;
+    let flood = flood(accepted.sender);
+    receiver.receive().await.unwrap();
+    let load = mesh.client.tunnel.load();
+    assert_eq!((load.connections, load.streams), (1, 1));
+    assert!((1..=INITIAL).contains(&load.buffered), "{load:?}");
+    receiver.release(usize::MAX);
+    assert!(mesh.client.tunnel.load().buffered < load.buffered);
+    drop((sender, receiver, accepted.receiver, flood));
+    let load = mesh.client.tunnel.load();
+    assert_eq!((load.streams, load.buffered), (0, 0));
+}
+
 /// Fails if the connection's window is too small for all its streams: the stalled would starve the others.
 #[tokio::test]
 async fn stalled_streams_do_not_starve_another() {
