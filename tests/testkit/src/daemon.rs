@@ -72,6 +72,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// Status and text of the readiness endpoint.
+    pub fn readiness(&self) -> Result<(u16, String)> {
+        let answer = http::get(&self.place, READINESS_PORT, "/healthz/ready")?;
+        Ok((answer.status, answer.body))
+    }
+
     pub fn is_ready(&self) -> bool {
         http::get(&self.place, READINESS_PORT, "/healthz/ready").is_ok_and(|answer| answer.status == 200)
     }

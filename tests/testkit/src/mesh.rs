@@ -174,7 +174,8 @@ impl Mesh {
         self.directory.join(format!("node{}", node.number))
     }
 
-    fn launch(&self, number: usize, place: &crate::Place) -> Result<Daemon> {
+    /// Starts a daemon for the node there, and does not wait.
+    pub fn launch(&self, number: usize, place: &crate::Place) -> Result<Daemon> {
         let node = self.node(number);
         let directory = self.node_directory(node);
         let config = directory.join(format!("{}.yaml", place.name()));

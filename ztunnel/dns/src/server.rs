@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Answer, Listeners, Malformed, PodSockets, Query, Settings, Transport, View, answer,
+    names::host,
     upstream::{ForwardError, Request},
 };
 
@@ -124,6 +125,20 @@ impl<P: PodSockets> Pod<P> {
         match known.map_or(Answer::Forward, |client| answer(&snapshot, client, query, &view)) {
             Answer::Reply(reply) => Decision::Reply(reply),
             Answer::Forward => Decision::Forward(Request::new(query, transport)),
+        }
+    }
+
+    /// The answer to what was about to be handed on, if it is of the mesh and nobody had needed it before. Who does not
+    /// answer in time costs the name, not the request: whatever address comes of it is asked about when it is used.
+    async fn learned(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let demand = self.server.settings.demand.as_ref()?;
+        let namespace = Arc::clone(&self.server.snapshot.load().workload(&self.uid)?.namespace);
+        let query = Query::parse(bytes).ok()?;
+        let host = query.question().and_then(|asked| host(&asked.name))?;
+        demand.host(&host, &namespace).await.ok()?;
+        match self.decide_about(&query, transport) {
+            Decision::Reply(reply) => Some(reply),
+            Decision::Ignore | Decision::Forward(_) => None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the server may hold, and for how long.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use model::demand::Demand;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -18,6 +20,8 @@ pub struct Settings {
     pub idle_deadline: Duration,
     /// For a request to come in whole once it has begun, and for an answer to be taken.
     pub message_deadline: Duration,
+    /// Whom to ask for what the state does not have; nobody, if it has everything.
+    pub demand: Option<Arc<dyn Demand>>,
 }
 
 impl Default for Settings {
@@ -31,6 +35,7 @@ impl Default for Settings {
             forward_deadline: Duration::from_secs(5),
             idle_deadline: Duration::from_secs(10),
             message_deadline: Duration::from_secs(5),
+            demand: None,
         }
     }
 }

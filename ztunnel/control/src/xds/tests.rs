@@ -3,6 +3,7 @@
 
 mod client;
 mod converting;
+mod measured;
 mod needs;
 mod recorded;
 mod resources;

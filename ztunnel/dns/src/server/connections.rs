@@ -60,9 +60,12 @@ impl<P: PodSockets> Pod<P> {
             let reply = match self.decide(&message, Transport::Tcp) {
                 Decision::Ignore => return Ok(()),
                 Decision::Reply(reply) => reply,
-                Decision::Forward(request) => match self.ask_over(&stream, &request, arrived_at).await {
-                    Ok(reply) => reply,
-                    Err(error) => self.failed(&request, &error),
+                Decision::Forward(request) => match self.learned(&message, Transport::Tcp).await {
+                    Some(reply) => reply,
+                    None => match self.ask_over(&stream, &request, arrived_at).await {
+                        Ok(reply) => reply,
+                        Err(error) => self.failed(&request, &error),
+                    },
                 },
             };
             timeout(settings.message_deadline, write_message(&mut stream, &reply)).await??;

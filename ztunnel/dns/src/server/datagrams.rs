@@ -30,14 +30,17 @@ impl<P: PodSockets> Pod<P> {
             match self.decide(&buffer[..length], Transport::Udp) {
                 Decision::Ignore => {}
                 Decision::Reply(reply) => send(&socket, &reply, client),
-                Decision::Forward(request) => self.hand_on(request, &socket, client, arrived_at),
+                Decision::Forward(request) => {
+                    let message = buffer[..length].to_vec();
+                    self.hand_on((message, request), &socket, client, arrived_at);
+                }
             }
         }
     }
 
     fn hand_on(
         self: &Arc<Self>,
-        request: Request,
+        (message, request): (Vec<u8>, Request),
         socket: &Arc<UdpSocket>,
         client: SocketAddr,
         arrived_at: SocketAddr,
@@ -47,6 +50,9 @@ impl<P: PodSockets> Pod<P> {
         };
         let (pod, socket) = (Arc::clone(self), Arc::clone(socket));
         self.spawn(async move {
+            if let Some(reply) = pod.learned(&message, Transport::Udp).await {
+                return send(&socket, &reply, client);
+            }
             let answer = pod.ask(&request, client, arrived_at).await;
             send(&socket, &answer.unwrap_or_else(|error| pod.failed(&request, &error)), client);
             drop(permits);
