@@ -4,6 +4,7 @@ mod access_log;
 mod control_plane;
 mod dns;
 mod limits;
+mod same_node;
 
 use std::{
     fs,
@@ -20,7 +21,9 @@ use model::TrustDomain;
 use serde::{Deserialize, Serialize};
 
 use self::limits::Limits;
-pub(crate) use self::{access_log::AccessLog, control_plane::ControlPlaneSection, dns::Dns};
+pub(crate) use self::{
+    access_log::AccessLog, control_plane::ControlPlaneSection, dns::Dns, same_node::SameNode,
+};
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
 pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/ztunnel/admin.sock";
@@ -112,6 +115,8 @@ pub(crate) struct Settings {
     limits: Limits,
     #[arg(skip)]
     access_log: AccessLog,
+    #[arg(skip)]
+    same_node: SameNode,
 }
 
 /// What is in force. Serializes into the admin endpoint's `/config_dump`: no secrets here, only their paths.
@@ -146,6 +151,7 @@ pub(crate) struct Config {
     pub(crate) control_plane: Option<ControlPlaneSection>,
     pub(crate) limits: Limits,
     pub(crate) access_log: AccessLog,
+    pub(crate) same_node: SameNode,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -217,6 +223,7 @@ impl Settings {
             control_plane: other.control_plane,
             limits: other.limits,
             access_log: other.access_log,
+            same_node: other.same_node,
         }
     }
 }
@@ -257,6 +264,7 @@ impl Config {
             control_plane: settings.control_plane,
             limits: settings.limits,
             access_log: settings.access_log,
+            same_node: settings.same_node,
         };
         config.check()?;
         Ok(config)

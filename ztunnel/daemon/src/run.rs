@@ -22,7 +22,7 @@ use tunnel::{Deadlines, HandshakeObserver, Tunnel, TunnelSettings};
 use crate::{
     admin::{self, Admin},
     certificates,
-    config::Config,
+    config::{Config, SameNode},
     crowd::Crowd,
     logging::Log,
     metrics,
@@ -30,8 +30,10 @@ use crate::{
     state::State,
 };
 
-/// For everything but connections and tunnels: listeners, namespaces, files, endpoints.
+/// For everything but connections and tunnels: listeners, namespaces, files, endpoints, pipes.
 const RESERVED_DESCRIPTORS: usize = 2048;
+/// Of these, one in so many is a pipe's, of two descriptors each.
+const PIPES_SHARE: usize = 8;
 /// A million sockets is more memory than a node has for us.
 const MAX_SOCKETS: usize = 1 << 20;
 /// How often memory is tended that connections leave behind.
@@ -208,6 +210,8 @@ fn proxy_settings(config: &Config, dns: Option<&dns::Settings>) -> ProxySettings
         attempts: config.limits.endpoint_attempts,
         outliers: config.limits.set_aside.settings(),
         limits: config.limits.of_proxy(sockets),
+        pipes: RESERVED_DESCRIPTORS.min(descriptors / 4) / PIPES_SHARE,
+        direct: config.same_node == SameNode::Direct,
         ..ProxySettings::default()
     }
 }

@@ -15,6 +15,11 @@ use tokio::net::{TcpStream, UdpSocket};
 pub(crate) struct Sockets(pub(crate) Arc<EnrolledPod>);
 
 impl PodSockets for Sockets {
+    fn address(&self, like: IpAddr) -> Option<IpAddr> {
+        let same_family = |ip: &IpAddr| ip.is_ipv4() == like.is_ipv4();
+        self.0.is_captured().then(|| self.0.spec().addresses().find(same_family)).flatten()
+    }
+
     async fn accept(&self, role: Role) -> io::Result<Arrival> {
         let Accepted { stream, client, destination } = self.0.accept(role).await?;
         Ok(Arrival { stream, client, destination })

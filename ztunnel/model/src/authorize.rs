@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    ApplicationRoute, ClientAddr, NetworkAddress, PassthroughRoute, Refusal, Route, Snapshot, SpiffeId,
-    TunnelRoute, Workload,
+    ApplicationRoute, ClientAddr, DirectRoute, NetworkAddress, PassthroughRoute, Refusal, Route, Snapshot,
+    SpiffeId, TunnelRoute, Workload,
     address::RESERVED_PORTS,
     mtls::mtls_under,
     policy::{Attributes, PolicyKey},
@@ -34,6 +34,22 @@ impl<R> Permit<R> {
     /// To open the connection.
     pub fn into_route(self) -> R {
         self.0
+    }
+}
+
+impl Permit<TunnelRoute> {
+    /// Leave to go past the network instead, where nobody but the destination's own proxy is in between and `find` knows
+    /// that one as a neighbour. The destination is asked for its own leave all the same.
+    #[expect(clippy::result_large_err, reason = "not an error: the permit as it was")]
+    pub fn shorten<N>(
+        self,
+        find: impl FnOnce(&TunnelRoute) -> Option<N>,
+    ) -> Result<(Permit<DirectRoute>, N), Self> {
+        let Self(route) = self;
+        let found = if route.ends_at_destination() { find(&route) } else { None };
+        let Some(neighbour) = found else { return Err(Self(route)) };
+        let TunnelRoute { source, authority: target, destination, .. } = route;
+        Ok((Permit(DirectRoute { source, target, destination }), neighbour))
     }
 }
 

@@ -149,6 +149,10 @@ fn tunnelled(
         );
         return told;
     }
+    if route.ends_at_destination() && !client.node.is_empty() && client.node == route.destination.node {
+        let says = "where that node's configuration says `sameNode: direct`: without TLS, past the network";
+        told.say("same node", format!("{}; {says}. What follows is decided alike", client.node));
+    }
     let peer = Some(&client.identity);
     inbound::explain(
         mesh,

@@ -31,7 +31,7 @@ pub use authorize::Permit;
 pub use identity::{SpiffeId, TrustDomain};
 pub use mtls::MtlsMode;
 pub use refusal::Refusal;
-pub use resolve::{ApplicationRoute, PassthroughRoute, Route, TunnelRoute};
+pub use resolve::{ApplicationRoute, DirectRoute, PassthroughRoute, Route, TunnelRoute};
 pub use settings::Settings;
 pub use snapshot::{SharedSnapshot, Snapshot};
 pub use svid::{Svid, SvidError, SvidSource, Trust, TrustDomains};

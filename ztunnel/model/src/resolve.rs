@@ -54,6 +54,15 @@ pub struct TunnelRoute {
     pub service: Option<Arc<Service>>,
 }
 
+/// To a pod that the same daemon serves, past the network. Both identities are those of the state: enrolment, not TLS,
+/// says whose the sockets are.
+#[derive(Clone, Debug)]
+pub struct DirectRoute {
+    pub source: SpiffeId,
+    pub target: SocketAddr,
+    pub destination: Arc<Workload>,
+}
+
 /// In plaintext, as the application sent it.
 #[derive(Clone, Debug)]
 pub struct PassthroughRoute {
@@ -70,6 +79,13 @@ pub struct ApplicationRoute {
     pub target: SocketAddr,
     /// The client's address, which the application must see; `None` where it is the pod's own.
     pub source: Option<IpAddr>,
+}
+
+impl TunnelRoute {
+    /// Whether it leads to the destination's own node proxy, so that nobody else has a say in between.
+    pub fn ends_at_destination(&self) -> bool {
+        self.gateway == SocketAddr::new(self.authority.ip(), HBONE_PORT) && !self.destination.native_tunnel
+    }
 }
 
 /// What a choice among endpoints follows besides the state.

@@ -7,17 +7,18 @@
 mod broken;
 mod chunk;
 mod pump;
+mod splice;
 
 use std::{
     pin::{Pin, pin},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use telemetry::{ByteCounters, End, Outcome};
 use tunnel::TunnelStream;
 
-use crate::leg::Leg;
+use crate::{leg::Leg, pipes::Pipes};
 use broken::Broken;
 use pump::{Direction, tcp_to_tcp, tcp_to_tunnel, tunnel_to_tcp};
 
@@ -31,9 +32,10 @@ pub(crate) async fn through_tunnel(
     mut leg: Leg,
     stream: TunnelStream,
     near: End,
-    counters: &ByteCounters,
+    counters: &Arc<ByteCounters>,
 ) -> Outcome {
     let TunnelStream { mut receiver, mut sender } = stream;
+    let counters = std::slice::from_ref(counters);
     let (away, back) = (Direction { from: near, counters }, Direction { from: near.opposite(), counters });
     let receiving = AtomicBool::new(true);
     let result = {
@@ -48,19 +50,20 @@ pub(crate) async fn through_tunnel(
     finish([leg], result)
 }
 
-/// Between two TCP connections.
+/// Between two TCP connections. What is busy goes by splice(2), as long as there are pipes.
 pub(crate) async fn between_sockets(
     mut source: Leg,
     mut destination: Leg,
-    counters: &ByteCounters,
+    counters: &[Arc<ByteCounters>],
+    pipes: &Arc<Pipes>,
 ) -> Outcome {
     let onward = Direction { from: End::Source, counters };
     let back = Direction { from: End::Destination, counters };
     let result = {
         let (source_reader, source_writer) = source.split();
         let (destination_reader, destination_writer) = destination.split();
-        let request = pin!(tcp_to_tcp(source_reader, destination_writer, &onward));
-        let answer = pin!(tcp_to_tcp(destination_reader, source_writer, &back));
+        let request = pin!(tcp_to_tcp(source_reader, destination_writer, &onward, pipes));
+        let answer = pin!(tcp_to_tcp(destination_reader, source_writer, &back, pipes));
         both(request, answer).await
     };
     finish([source, destination], result)

@@ -23,6 +23,9 @@ pub(crate) enum Failure {
     Connect { target: SocketAddr, source: io::Error },
     #[error("the application at {target}: {source}")]
     Application { target: SocketAddr, source: io::Error },
+    /// A pod beside does not take it; the outcome is that of its side.
+    #[error("the pod beside: {}", .outcome.reason())]
+    Neighbour { status: StatusCode, outcome: Outcome },
     #[error("connections hold all the descriptors they may")]
     Crowded,
     #[error("the limit {0} is reached")]
@@ -46,6 +49,7 @@ impl Failure {
             Self::Unlearned(error) => error.reason(),
             Self::Connect { .. } => "connect",
             Self::Application { .. } => "application_connect",
+            Self::Neighbour { outcome, .. } => outcome.reason(),
             Self::Crowded => "crowded",
             Self::Limited(limit) => limit,
             Self::Deadline => "connect_deadline",
@@ -61,6 +65,8 @@ impl Failure {
             Self::Refused(refusal) => matches!(refusal, Refusal::UnusableHostName(_)),
             Self::Dial(error) => is_of_peer(error),
             Self::Connect { source, .. } => is_of_network(source),
+            // As if it had answered a CONNECT so.
+            Self::Neighbour { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
             Self::Name(_) | Self::Deadline => true,
             Self::Unlearned(_)
             | Self::Loop(_)
@@ -87,6 +93,7 @@ impl Failure {
     pub(crate) fn into_outcome(self) -> Outcome {
         let flags = match self {
             Self::Refused(refusal) => return Outcome::Refused(refusal),
+            Self::Neighbour { outcome, .. } => return outcome,
             Self::Dial(DialError::Tls(_) | DialError::PeerIdentity { .. }) => ResponseFlags::TlsFailure,
             _ => ResponseFlags::Connect,
         };

@@ -8,7 +8,7 @@ use model::{
     resolve::resolve_authority,
 };
 use telemetry::{
-    End, Ledger, Outcome, Path,
+    End, Ledger, Outcome, Path, Proof,
     metrics::{handshake_failed, limit_hit, requests_rejected, session_broken},
 };
 use tokio::{
@@ -32,14 +32,24 @@ use crate::{
     standing::{Claim, Place},
 };
 
-/// What all streams of one tunnel share.
+/// Who asks to come in; all streams of one tunnel share it.
 #[derive(Clone)]
-struct Tunnelled {
-    client: ClientAddr,
-    arrived_at: OriginalDst,
-    peer: SpiffeId,
-    /// What TLS proved to the peer; the workload may have become somebody else since.
-    own: SpiffeId,
+pub(crate) struct Guest {
+    pub(crate) client: ClientAddr,
+    pub(crate) arrived_at: OriginalDst,
+    pub(crate) peer: SpiffeId,
+    /// Who the peer has met; the workload may have become somebody else since.
+    pub(crate) own: SpiffeId,
+    pub(crate) proof: Proof,
+}
+
+impl Guest {
+    fn path(&self, target: SocketAddr) -> Path {
+        match self.proof {
+            Proof::MutualTls => Path::Tunnel { gateway: self.arrived_at.0, target },
+            Proof::Enrolment => Path::Direct { target },
+        }
+    }
 }
 
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
@@ -49,7 +59,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let Some((mut session, own)) = Box::pin(self.handshake(stream, client, destination)).await else {
             return;
         };
-        let shared = Tunnelled { client, arrived_at: destination, peer: session.peer().clone(), own };
+        let (peer, proof) = (session.peer().clone(), Proof::MutualTls);
+        let shared = Guest { client, arrived_at: destination, peer, own, proof };
         let Some(_share) = self.tunnels.take((shared.peer.clone(), client.0.ip())) else {
             limit_hit(INBOUND_TUNNELS);
             self.proxy.log.warn(INBOUND_TUNNELS, client.0, format_args!("of {}", shared.peer));
@@ -126,7 +137,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// A session that begins after the drain did is served in full: nobody else would.
-    async fn serve_session(self: &Arc<Self>, session: &mut Session, shared: &Tunnelled) {
+    async fn serve_session(self: &Arc<Self>, session: &mut Session, shared: &Guest) {
         let drain = &self.stop.drain;
         let mut drained = drain.is_cancelled();
         loop {
@@ -144,13 +155,11 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// One CONNECT: resolve, authorize, connect to the application, and only then answer 200.
-    async fn stream(self: Arc<Self>, request: Request, shared: Tunnelled) {
-        let Tunnelled { client, arrived_at, .. } = shared;
-        let mut ledger =
-            self.proxy.ledgers.open(Role::InboundHbone, self.local.uid.clone(), client, arrived_at);
+    async fn stream(self: Arc<Self>, request: Request, guest: Guest) {
+        let (mut ledger, client) = (self.open_ledger(&guest), guest.client);
         ledger.set_trace(trace_of(request.headers()));
-        let outcome = match self.share_of(Source::Proven(shared.peer.clone())) {
-            Ok(_share) => match self.admit(request.authority(), shared, &mut ledger) {
+        let outcome = match self.share_of(Source::Proven(guest.peer.clone())) {
+            Ok(_share) => match self.admit(request.authority(), guest, &mut ledger) {
                 Ok((workload, place)) => self.carry_in(request, &workload, place, client, &mut ledger).await,
                 Err(refusal) => refuse(request, Failure::from(refusal)),
             },
@@ -159,24 +168,30 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger.close(&outcome);
     }
 
-    fn admit(
+    pub(crate) fn open_ledger(&self, guest: &Guest) -> Ledger {
+        let uid = self.local.uid.clone();
+        self.proxy.ledgers.open(Role::InboundHbone, uid, guest.client, guest.arrived_at)
+    }
+
+    pub(crate) fn admit(
         &self,
         authority: &str,
-        shared: Tunnelled,
+        guest: Guest,
         ledger: &mut Ledger,
     ) -> Result<(Arc<Workload>, Place), Refusal> {
-        let Tunnelled { client, arrived_at: OriginalDst(gateway), peer, own } = shared;
         let snapshot = self.snapshot();
         let workload = self.workload(&snapshot)?;
         ledger.set_destination(workload);
-        if let Some(source) = proven_source(&snapshot, workload, client, &peer) {
+        let Guest { client, arrived_at: OriginalDst(arrived_at), proof, .. } = guest;
+        if let Some(source) = proven_source(&snapshot, workload, client, &guest.peer) {
             ledger.set_source(source);
         }
-        ledger.set_identities(peer.clone(), own);
-        let target = resolve_authority(&snapshot, workload, gateway.ip(), authority)?;
-        ledger.set_path(Path::Tunnel { gateway, target });
+        ledger.set_identities(guest.peer.clone(), guest.own.clone(), proof);
+        let target = resolve_authority(&snapshot, workload, arrived_at.ip(), authority)?;
+        ledger.set_path(guest.path(target));
         let (workload, judgement) = (Arc::clone(workload), ledger.judgement());
-        let claim = Claim { workload: Arc::clone(&workload), client, peer: Some(peer), target, judgement };
+        let peer = Some(guest.peer);
+        let claim = Claim { workload: Arc::clone(&workload), client, peer, target, judgement };
         Ok((workload, self.standing.enter(claim)))
     }
 

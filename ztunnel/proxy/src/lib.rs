@@ -1,20 +1,23 @@
 //! The two journeys of a connection: out of a pod ([`outbound`]) and into a pod ([`inbound`] through the tunnel,
-//! [`plaintext`] without). Each is one function that reads in phases, from accept to account.
+//! [`plaintext`] without; [`direct`] is both at once, on one node). Each is one function that reads in phases, from accept to account.
 //!
 //! The kernel is met only through [`PodSockets`], so every journey runs in a test without one.
 #![forbid(unsafe_code)]
 
 mod accept;
 mod copy;
+mod direct;
 mod failure;
 mod gate;
 mod headers;
 mod inbound;
 mod leg;
 mod limits;
+mod neighbours;
 mod outbound;
 mod own_legs;
 mod pace;
+mod pipes;
 mod plaintext;
 mod pods;
 mod room;

@@ -57,7 +57,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let counters = ledger.counters();
         match upstream {
             Upstream::Tunnel(stream) => through_tunnel(application, stream, End::Source, &counters).await,
-            Upstream::Socket(leg) => between_sockets(application, leg, &counters).await,
+            Upstream::Socket(leg) => between_sockets(application, leg, &[counters], &self.proxy.pipes).await,
+            Upstream::Neighbour(entered) => entered.carry(application, counters, &self.proxy.pipes).await,
         }
     }
 }

@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The only door to the kernel: sockets in one pod's network namespace.
 pub trait PodSockets: Send + Sync + 'static {
+    /// The address of `like`'s family under which the pod is enrolled; none while it is not, or no longer.
+    fn address(&self, like: IpAddr) -> Option<IpAddr>;
+
     /// The next connection that was steered to `role`'s listener. Dropping the future loses no connection.
     fn accept(&self, role: Role) -> impl Future<Output = io::Result<Arrival>> + Send;
 

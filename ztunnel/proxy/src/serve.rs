@@ -18,7 +18,9 @@ use crate::{
     LocalWorkload, PodSockets, ProxyLimits, Stop,
     gate::Gate,
     limits::{HANDSHAKES, SOCKETS},
+    neighbours::Neighbours,
     own_legs::OwnLegs,
+    pipes::Pipes,
     room::Room,
     shares::Shares,
     standing::Standing,
@@ -37,6 +39,10 @@ pub struct ProxySettings {
     /// network policy of its own, must not turn the others away.
     pub outliers: OutlierSettings,
     pub limits: ProxyLimits,
+    /// Connections between pods of this daemon go past the network.
+    pub direct: bool,
+    /// Pipes that may hold data at once, each two descriptors; connections that find none are copied.
+    pub pipes: usize,
     /// How soon open connections feel a change of the mesh state.
     pub recheck_interval: Duration,
     /// Whom to ask for what the state does not have; nobody, if it has everything.
@@ -50,6 +56,8 @@ impl Default for ProxySettings {
             attempts: 3,
             outliers: OutlierSettings::default(),
             limits: ProxyLimits::default(),
+            direct: false,
+            pipes: 256,
             recheck_interval: Duration::from_secs(1),
             demand: None,
         }
@@ -65,6 +73,8 @@ pub struct Proxy<S: SvidSource> {
     pub(crate) names: Arc<dyn HostNames>,
     pub(crate) handshakes: Arc<Gate<WorkloadUid>>,
     pub(crate) seats: Arc<Semaphore>,
+    pub(crate) pipes: Arc<Pipes>,
+    pub(crate) neighbours: Neighbours,
     /// Of what strangers can cause.
     pub(crate) log: RateLimited,
 }
@@ -87,7 +97,19 @@ impl<S: SvidSource> Proxy<S> {
         let handshakes = Gate::new(settings.limits.handshakes);
         let log = RateLimited::new(settings.limits.log_lines, settings.limits.log_interval);
         let seats = Arc::new(Semaphore::new(settings.limits.sockets));
-        Arc::new(Self { settings, snapshot, tunnel, ledgers, names, handshakes, seats, log })
+        let (pipes, neighbours) = (Pipes::new(settings.pipes), Neighbours::default());
+        Arc::new(Self {
+            settings,
+            snapshot,
+            tunnel,
+            ledgers,
+            names,
+            handshakes,
+            seats,
+            pipes,
+            neighbours,
+            log,
+        })
     }
 
     /// How much of what the daemon may hold is in use.
@@ -126,6 +148,7 @@ impl<S: SvidSource> Proxy<S> {
             own_legs: Arc::default(),
             room,
         });
+        let beside = pod.proxy.neighbours.enter(Arc::clone(&pod) as _);
         let service = async {
             tokio::join!(
                 pod.accept_all(Role::Outbound),
@@ -135,6 +158,7 @@ impl<S: SvidSource> Proxy<S> {
             )
         };
         cut.run_until_cancelled(service).await;
+        drop(beside);
         pod.tasks.close();
         pod.tasks.wait().await;
         // Last, as a journey that was just dialing has left a connection behind, and with it a socket in the pod.

@@ -13,7 +13,7 @@ use model::{
     service::Service,
 };
 use telemetry::{
-    Ledger, Path,
+    Ledger, Path, Proof,
     metrics::{connect_retried, endpoint_set_aside},
 };
 use tokio::time::{Instant, timeout_at};
@@ -21,6 +21,7 @@ use tunnel::{ConnectFn, Connected, DialError, TunnelStream};
 
 use crate::{
     PodSockets,
+    direct::Entered,
     failure::{Failure, no_seat},
     headers::{connect_headers, new_trace},
     leg::Leg,
@@ -34,6 +35,7 @@ const ADDRESSES_OF_A_NAME: u32 = 3;
 pub(crate) enum Upstream {
     Tunnel(TunnelStream),
     Socket(Leg),
+    Neighbour(Entered),
 }
 
 /// Who connects, as one state knows it.
@@ -64,7 +66,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let connected = self.connect_somewhere(client, destination, &mut turns, ledger).await;
         connected.map_err(|Stumble { failure, proven }| {
             if let Some((own, peer)) = proven {
-                ledger.set_identities(own, peer);
+                ledger.set_identities(own, peer, Proof::MutualTls);
             }
             failure
         })
@@ -200,7 +202,10 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     ) -> Result<Upstream, Stumble> {
         record_route(ledger, &route);
         match authorize_outbound(outset.snapshot, outset.source, route)? {
-            OutboundPermit::Tunnel(permit) => self.dial(outset, permit, ledger).await,
+            OutboundPermit::Tunnel(permit) => match self.shorten(permit, outset.client) {
+                Ok(direct) => Ok(Upstream::Neighbour(self.enter(direct, ledger).await?)),
+                Err(permit) => self.dial(outset, permit, ledger).await,
+            },
             OutboundPermit::Passthrough(permit) => Ok(self.pass_through(permit, outset.source).await?),
         }
     }
@@ -228,7 +233,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         });
         match self.proxy.tunnel.dial(permit, headers, connect).await {
             Ok(dialed) => {
-                ledger.set_identities(own, dialed.peer);
+                ledger.set_identities(own, dialed.peer, Proof::MutualTls);
                 Ok(Upstream::Tunnel(dialed.stream))
             }
             Err(error) => {

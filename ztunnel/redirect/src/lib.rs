@@ -1,6 +1,6 @@
 //! The redirection: steers the traffic of enrolled pods to this daemon, and gives it sockets inside those pods.
 //!
-//! The only home of aya, of nix and of unsafe code. A pod is enrolled by [`Redirector::enrol`], which prepares its
+//! The only home of aya and of unsafe code. A pod is enrolled by [`Redirector::enrol`], which prepares its
 //! network namespace and answers with an [`EnrolledPod`]: three listeners, one for each [`model::Role`], and the
 //! two kinds of connection a proxy opens there. What is attached is pinned in bpffs and outlives this process, so a
 //! pod that chose to fail closed stays closed while the daemon restarts.

@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use abi::{MAX_EXCLUDED_PORTS, pod_flags};
@@ -60,6 +63,8 @@ pub struct EnrolledPod {
     pub(crate) cookie: u64,
     pub(crate) listeners: Listeners,
     pub(crate) owners: Arc<OwnedFd>,
+    /// Whether its new connections come to us; those that stand go on without.
+    pub(crate) captured: AtomicBool,
     /// The application's connections that are older than this enrolment: own end, far end.
     pub(crate) older: Mutex<HashMap<(SocketAddr, SocketAddr), Role>>,
 }
@@ -80,6 +85,10 @@ impl EnrolledPod {
 
     pub fn namespace(&self) -> &NetworkNamespace {
         &self.namespace
+    }
+
+    pub fn is_captured(&self) -> bool {
+        self.captured.load(Relaxed)
     }
 
     /// The next connection of `role`. Its role is that of the listener; the addresses prove nothing.

@@ -10,7 +10,10 @@ use std::{
     fs::File,
     os::{fd::AsFd, linux::fs::MetadataExt},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -164,7 +167,8 @@ impl Redirector {
         routing::ensure(&namespace, &spec).await?;
         let listeners = Listeners::open(|role| self.listen(&namespace, role))?;
         let owners = self.maps.owners();
-        let pod = EnrolledPod { spec, namespace, cookie, listeners, owners, older: Mutex::default() };
+        let (captured, older) = (AtomicBool::new(true), Mutex::default());
+        let pod = EnrolledPod { spec, namespace, cookie, listeners, owners, captured, older };
         self.attach(&pod, is_new)?;
         self.find_older(&pod).await;
         Ok(pod)
@@ -173,6 +177,7 @@ impl Redirector {
     /// Enrols again a pod that was let go and is still served, with what may have changed since.
     pub async fn resume_capture(&self, pod: &EnrolledPod, spec: &PodSpec) -> Result<(), RedirectError> {
         self.update(pod, spec)?;
+        pod.captured.store(true, Relaxed);
         self.find_older(pod).await;
         Ok(())
     }
@@ -222,6 +227,7 @@ impl Redirector {
 
     /// New connections are the pod's own again. Those that were steered go on, for as long as the routing stays.
     pub fn stop_capture(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
+        pod.captured.store(false, Relaxed);
         if self.is_superseded() { Ok(()) } else { self.maps.remove_pod(pod.cookie) }
     }
 

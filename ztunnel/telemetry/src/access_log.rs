@@ -87,7 +87,7 @@ impl Line {
         };
         let (destination, hbone) = match *path {
             Path::Tunnel { gateway, target } => (gateway, Some(target)),
-            Path::Passthrough { target } => (target, None),
+            Path::Direct { target } | Path::Passthrough { target } => (target, None),
             Path::Plaintext | Path::Unresolved => (account.destination.0, None),
         };
         let duration = format!("{}ms", account.opened.elapsed().as_millis());

@@ -23,6 +23,8 @@ pub enum Path {
     Unresolved,
     /// HBONE: `gateway` is where TLS is spoken, `target` the application's address.
     Tunnel { gateway: SocketAddr, target: SocketAddr },
+    /// From one pod to another of this node, past the network: no TLS, and nothing on an interface of either.
+    Direct { target: SocketAddr },
     /// Outbound as the application sent it.
     Passthrough { target: SocketAddr },
     /// Inbound as the client sent it.
@@ -34,8 +36,29 @@ impl Path {
         match self {
             Self::Unresolved => "unresolved",
             Self::Tunnel { .. } => "hbone",
+            Self::Direct { .. } => "direct",
             Self::Passthrough { .. } => "passthrough",
             Self::Plaintext => "plaintext",
+        }
+    }
+}
+
+/// How it is known who the two ends are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// Each has proven it to the other.
+    #[default]
+    MutualTls,
+    /// This daemon serves both: it knows whose sockets it holds. Nothing is encrypted.
+    Enrolment,
+}
+
+impl Proof {
+    /// Istio's word for what protects the bytes on their way.
+    pub(crate) fn security_policy(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mutual_tls",
+            Self::Enrolment => "none",
         }
     }
 }
@@ -98,8 +121,9 @@ pub(crate) struct Facts {
     pub(crate) source: Option<Arc<Workload>>,
     pub(crate) destination: Option<Arc<Workload>>,
     pub(crate) service: Option<Arc<Service>>,
-    /// Proven to each other by mutual TLS: source, destination.
+    /// Source, destination; known by `proof`.
     pub(crate) identities: Option<(SpiffeId, SpiffeId)>,
+    pub(crate) proof: Proof,
 }
 
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid, serv
 use parking_lot::Mutex;
 
 use crate::{
-    AccessLog, ByteCounters, Judgement, LiveConnection, LiveHandle, Outcome, Path, PlaintextBook,
+    AccessLog, ByteCounters, Judgement, LiveConnection, LiveHandle, Outcome, Path, PlaintextBook, Proof,
     RefusalBook, ResponseFlags, TraceId, access_log,
     account::{Account, Facts},
     judgement::Decisions,
@@ -185,10 +185,11 @@ impl Ledger {
         self.account.trace.get().copied()
     }
 
-    /// The two ends have proven these to each other by mutual TLS. Nothing less may be recorded here: it is what
-    /// `connection_security_policy="mutual_tls"` means.
-    pub fn set_identities(&mut self, source: SpiffeId, destination: SpiffeId) {
-        self.account.facts.lock().identities = Some((source, destination));
+    /// Who the two ends are, beyond doubt: what a peer merely says of itself may not be recorded here.
+    pub fn set_identities(&mut self, source: SpiffeId, destination: SpiffeId, proof: Proof) {
+        let mut facts = self.account.facts.lock();
+        facts.identities = Some((source, destination));
+        facts.proof = proof;
     }
 
     /// The connection stands and bytes may flow. What is known now is what its metrics are counted under.

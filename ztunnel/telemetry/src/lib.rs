@@ -23,7 +23,7 @@ mod tests;
 mod trace;
 
 pub use access_log::{AccessLog, AccessLogMode, Fraction, NotAFraction, TARGET as ACCESS_LOG_TARGET};
-pub use account::{ByteCounters, Path};
+pub use account::{ByteCounters, Path, Proof};
 pub use judgement::{Judgement, LiveAudit};
 pub use ledger::{Ledger, Ledgers};
 pub use live::{LiveConnection, LiveHandle, LiveParty};

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use model::{ClientAddr, OriginalDst, Role, SpiffeId, Workload, WorkloadUid};
 use serde::Serialize;
 
-use crate::{LiveAudit, Path, TraceId, account::Account};
+use crate::{LiveAudit, Path, Proof, TraceId, account::Account};
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,7 +19,7 @@ pub struct LiveConnection {
     pub original_destination: OriginalDst,
     /// Both ends have proven who they are, by mutual TLS.
     pub mutual_tls: bool,
-    /// `unresolved`, `hbone`, `passthrough` or `plaintext`.
+    /// `unresolved`, `hbone`, `direct`, `passthrough` or `plaintext`.
     pub path: &'static str,
     /// Where the mutual TLS tunnel leads.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ pub struct LiveParty {
     pub name: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<Arc<str>>,
-    /// Proven by mutual TLS.
+    /// Proven by mutual TLS or, where the path is `direct`, known from enrolment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<SpiffeId>,
 }
@@ -68,7 +68,7 @@ impl LiveConnection {
         let (gateway, target) = match facts.path {
             Path::Unresolved => (None, None),
             Path::Tunnel { gateway, target } => (Some(gateway), Some(target)),
-            Path::Passthrough { target } => (None, Some(target)),
+            Path::Direct { target } | Path::Passthrough { target } => (None, Some(target)),
             Path::Plaintext => (None, Some(account.destination.0)),
         };
         let (source_identity, destination_identity) = facts.identities.clone().unzip();
@@ -80,7 +80,7 @@ impl LiveConnection {
             local: account.local.clone(),
             client: account.client,
             original_destination: account.destination,
-            mutual_tls: facts.identities.is_some(),
+            mutual_tls: facts.identities.is_some() && facts.proof == Proof::MutualTls,
             path: facts.path.as_str(),
             gateway,
             target,

@@ -6,7 +6,7 @@ use metrics::{Counter, Label, SharedString, counter};
 use model::{Role, SpiffeId, Workload, service::Service};
 
 use crate::{
-    ResponseFlags,
+    Proof, ResponseFlags,
     account::{Facts, reporter},
     cache::Cache,
     metrics::names,
@@ -73,6 +73,7 @@ struct Key {
     destination: Option<usize>,
     service: Option<usize>,
     identities: Option<(SpiffeId, SpiffeId)>,
+    proof: Proof,
 }
 
 impl Key {
@@ -83,6 +84,7 @@ impl Key {
             destination: facts.destination.as_ref().map(address),
             service: facts.service.as_ref().map(address),
             identities: facts.identities.clone(),
+            proof: facts.proof,
         }
     }
 }
@@ -119,7 +121,7 @@ fn labels(role: Role, facts: &Facts) -> Vec<Label> {
         // Istio names the destination's identity from the state; a source without proof has none.
         None => (None, facts.destination.as_deref().map(|workload| &workload.identity)),
     };
-    let security = if facts.identities.is_some() { "mutual_tls" } else { UNKNOWN };
+    let security = facts.identities.as_ref().map_or(UNKNOWN, |_| facts.proof.security_policy());
     let mut labels = Vec::with_capacity(27);
     labels.push(Label::from_static_parts("reporter", reporter(role)));
     labels.extend(party(&SOURCE, facts.source.as_deref(), source_principal));

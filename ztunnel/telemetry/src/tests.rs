@@ -16,7 +16,7 @@ use model::{
 };
 
 use crate::{
-    AccessLog, AccessLogMode, Ledger, Ledgers, Outcome, Path, ResponseFlags, TraceId,
+    AccessLog, AccessLogMode, Ledger, Ledgers, Outcome, Path, Proof, ResponseFlags, TraceId,
     metrics::{Exporter, recorder},
 };
 
@@ -75,7 +75,7 @@ impl Mesh {
     fn tunnel(&self, ledger: &mut Ledger, target: &str) {
         ledger.set_destination(&self.s1);
         ledger.set_path(Path::Tunnel { gateway: socket("10.2.1.10:15008"), target: socket(target) });
-        ledger.set_identities(self.c1.identity.clone(), self.s1.identity.clone());
+        ledger.set_identities(self.c1.identity.clone(), self.s1.identity.clone(), Proof::MutualTls);
     }
 
     fn inbound(&self, role: Role, client: &str, destination: &str) -> Ledger {

@@ -127,3 +127,22 @@ fn names_are_found_as_people_write_them() {
     assert!(matches!(found("a/nobody"), Err(NotFound::Destination(_))));
     assert!(matches!(find_source(&snapshot, "a/nobody"), Err(NotFound::Source(_))));
 }
+
+/// Offline nobody knows who is enrolled where: it can only be said what would be.
+#[test]
+fn what_stays_on_one_node_may_go_past_the_network_and_is_decided_alike() {
+    let mut snapshot = mesh();
+    for (name, ip, node) in
+        [("client", "10.0.0.1", "n1"), ("web-1", "10.0.0.2", "n1"), ("web-2", "10.0.0.3", "n2")]
+    {
+        let mut workload = workload(name, ip);
+        workload.node = node.into();
+        snapshot.insert_workload(workload);
+    }
+    enforce(&mut snapshot, ONLY_CLIENT);
+    for (to, is_beside) in [("10.0.0.2:80", true), ("10.0.0.3:80", false)] {
+        let told = ask(&snapshot, "a/client", to).pop().unwrap();
+        assert!(told.is_allowed(), "{told:?}");
+        assert_eq!(says(&told, "same node", "sameNode: direct"), is_beside, "{told:?}");
+    }
+}

@@ -3,6 +3,7 @@
 use super::*;
 use crate::service::ServiceKey;
 
+mod direct;
 mod endpoints;
 mod services;
 mod waypoints;

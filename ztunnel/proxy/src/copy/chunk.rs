@@ -18,6 +18,11 @@ impl ChunkSize {
         self.0
     }
 
+    /// Nothing larger would be wanted: the connection is busy.
+    pub(super) fn is_largest(&self) -> bool {
+        self.0 == LARGEST
+    }
+
     pub(super) fn buffer(&self, room: usize) -> BytesMut {
         BytesMut::with_capacity(self.0.min(room))
     }

@@ -4,7 +4,10 @@ use std::{
     future::{pending, poll_fn},
     io,
     pin::pin,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::Poll,
 };
 
@@ -19,20 +22,24 @@ use tunnel::{StreamError, TunnelReceiver, TunnelSender};
 use super::{
     Broken,
     chunk::{ChunkSize, queueable},
+    splice::Source,
 };
+use crate::pipes::Pipes;
 
-/// Which way bytes go, and where they are counted.
+/// Which way bytes go, and where they are counted: once for each pod that reports them.
 pub(super) struct Direction<'a> {
     pub(super) from: End,
-    pub(super) counters: &'a ByteCounters,
+    pub(super) counters: &'a [Arc<ByteCounters>],
 }
 
 impl Direction<'_> {
-    fn count(&self, bytes: usize) {
+    pub(super) fn count(&self, bytes: usize) {
         let bytes = bytes as u64;
-        match self.from {
-            End::Source => self.counters.add_to_destination(bytes),
-            End::Destination => self.counters.add_to_source(bytes),
+        for counters in self.counters {
+            match self.from {
+                End::Source => counters.add_to_destination(bytes),
+                End::Destination => counters.add_to_source(bytes),
+            }
         }
     }
 
@@ -40,7 +47,7 @@ impl Direction<'_> {
         Broken::tcp(self.from, error)
     }
 
-    fn write_failed(&self, error: io::Error) -> Broken {
+    pub(super) fn write_failed(&self, error: io::Error) -> Broken {
         Broken::tcp(self.from.opposite(), error)
     }
 }
@@ -111,22 +118,20 @@ pub(super) async fn tcp_to_tcp(
     from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     direction: &Direction<'_>,
+    pipes: &Arc<Pipes>,
 ) -> Result<impl Future<Output = Broken>, Broken> {
-    let mut size = ChunkSize::new();
+    let mut source = Source::new(pipes);
     loop {
         from.readable().await.map_err(|error| direction.read_failed(error))?;
-        let room = size.wanted();
-        let mut buffer = size.buffer(room);
-        let read = read(&from, &mut buffer).await.map_err(|error| direction.read_failed(error))?;
-        let Some(read) = read else { continue };
-        if read == 0 {
+        let read = source.read(&from).await.map_err(|error| direction.read_failed(error))?;
+        let Some(load) = read else { continue };
+        if load.is_end() {
             to.shutdown().await.map_err(|error| direction.write_failed(error))?;
             return Ok(async move { aborted(&from, direction.from).await });
         }
-        size.learn(read, room);
         tokio::select! {
             biased;
-            written = write(&mut to, buffer.freeze(), direction) => written?,
+            written = load.write(&mut to, direction) => written?,
             broken = aborted(&from, direction.from) => return Err(broken),
         }
     }
@@ -141,7 +146,7 @@ async fn broken(to: &mut TunnelSender, receiving: &AtomicBool) -> StreamError {
 
 /// `None`: there was nothing after all, as always after a read that filled its buffer to the last byte. To wait here
 /// would hold the buffer, and watch nothing, for as long as the connection is idle.
-async fn read(from: &ReadHalf<'_>, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+pub(super) async fn read(from: &ReadHalf<'_>, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
     // Trying takes no part in tokio's fairness by itself.
     tokio::task::consume_budget().await;
     match from.try_read_buf(buffer) {
@@ -151,7 +156,11 @@ async fn read(from: &ReadHalf<'_>, buffer: &mut BytesMut) -> io::Result<Option<u
     }
 }
 
-async fn write(to: &mut WriteHalf<'_>, mut data: Bytes, direction: &Direction<'_>) -> Result<(), Broken> {
+pub(super) async fn write(
+    to: &mut WriteHalf<'_>,
+    mut data: Bytes,
+    direction: &Direction<'_>,
+) -> Result<(), Broken> {
     while data.has_remaining() {
         let written = to.write_buf(&mut data).await.map_err(|error| direction.write_failed(error))?;
         direction.count(written);

@@ -27,6 +27,10 @@ impl SvidSource for NoSvids {
 }
 
 impl PodSockets for NoSockets {
+    fn address(&self, _: IpAddr) -> Option<IpAddr> {
+        None
+    }
+
     async fn accept(&self, _: Role) -> io::Result<Arrival> {
         std::future::pending().await
     }

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    mesh::{Mesh, OUTSIDE, S1, at},
+    mesh::{Mesh, OUTSIDE, Options, S1, at},
     observed::{Observed, eventually},
 };
 
@@ -19,9 +19,18 @@ enum Way {
     Tunnel,
     Passthrough,
     InboundPlaintext,
+    Direct,
 }
 
-const WAYS: [Way; 3] = [Way::Tunnel, Way::Passthrough, Way::InboundPlaintext];
+const WAYS: [Way; 4] = [Way::Tunnel, Way::Passthrough, Way::InboundPlaintext, Way::Direct];
+
+/// A world in which `way` is taken.
+async fn mesh_of(way: Way) -> Mesh {
+    match way {
+        Way::Direct => Mesh::with(Options::direct()).await,
+        Way::Tunnel | Way::Passthrough | Way::InboundPlaintext => Mesh::new().await,
+    }
+}
 
 /// The connection has carried a byte each way: it stands.
 async fn pair(mesh: &Mesh, way: Way) -> (TcpStream, TcpStream) {
@@ -35,7 +44,7 @@ async fn pair(mesh: &Mesh, way: Way) -> (TcpStream, TcpStream) {
 
 async fn fresh_pair(mesh: &Mesh, way: Way) -> (TcpStream, TcpStream) {
     match way {
-        Way::Tunnel => mesh.pair().await,
+        Way::Tunnel | Way::Direct => mesh.pair().await,
         Way::Passthrough => {
             let listener = mesh.net.listen(at(OUTSIDE, 80)).await;
             let client = mesh.connect(at(OUTSIDE, 80)).await;
@@ -63,8 +72,8 @@ async fn read_error(stream: &mut TcpStream) -> ErrorKind {
 #[tokio::test]
 async fn each_direction_ends_by_itself() {
     let observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         for client_first in [true, false] {
             let (client, server) = pair(&mesh, way).await;
             let (mut first, mut second) = if client_first { (client, server) } else { (server, client) };
@@ -79,8 +88,8 @@ async fn each_direction_ends_by_itself() {
     let completed = || {
         let lines = observed.lines();
         let of = |reason: &str| lines.iter().filter(|line| line.contains(reason)).count();
-        // The tunnel has a ledger on each side.
-        (of(r#"reason="completed""#) == 8 && of("reason=") == 8).then_some(())
+        // Within the mesh each side has a ledger.
+        (of(r#"reason="completed""#) == 12 && of("reason=") == 12).then_some(())
     };
     eventually("every connection completed", completed).await;
 }
@@ -89,8 +98,8 @@ async fn each_direction_ends_by_itself() {
 #[tokio::test]
 async fn an_abort_arrives_as_an_abort() {
     let observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         for client_aborts in [true, false] {
             let (client, server) = pair(&mesh, way).await;
             let (aborting, mut other) = if client_aborts { (client, server) } else { (server, client) };
@@ -101,7 +110,7 @@ async fn an_abort_arrives_as_an_abort() {
     }
     for reason in [r#"reason="reset_by_source""#, r#"reason="reset_by_destination""#] {
         let seen =
-            || (observed.lines().iter().filter(|line| line.contains(reason)).count() == 4).then_some(());
+            || (observed.lines().iter().filter(|line| line.contains(reason)).count() == 6).then_some(());
         eventually(reason, seen).await;
     }
 }
@@ -111,8 +120,8 @@ async fn an_abort_arrives_as_an_abort() {
 #[tokio::test]
 async fn what_was_sent_before_an_abort_arrives_before_it() {
     let _observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         for client_aborts in [true, false] {
             let (client, server) = pair(&mesh, way).await;
             let (mut aborting, mut other) = if client_aborts { (client, server) } else { (server, client) };
@@ -135,8 +144,8 @@ async fn what_was_sent_before_an_abort_arrives_before_it() {
 #[tokio::test]
 async fn an_abort_after_half_close_is_noticed_while_nothing_flows() {
     let _observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         for client_aborts in [true, false] {
             let (client, server) = pair(&mesh, way).await;
             let (mut aborting, mut other) = if client_aborts { (client, server) } else { (server, client) };
@@ -157,8 +166,8 @@ async fn an_abort_after_half_close_is_noticed_while_nothing_flows() {
 #[tokio::test]
 async fn an_abort_after_half_close_is_noticed_by_one_that_has_just_sent_a_buffer_full() {
     let _observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         for client_aborts in [true, false] {
             let (client, server) = pair(&mesh, way).await;
             let (mut aborting, mut other) = if client_aborts { (client, server) } else { (server, client) };
@@ -177,8 +186,8 @@ async fn an_abort_after_half_close_is_noticed_by_one_that_has_just_sent_a_buffer
 #[tokio::test]
 async fn a_writer_waits_for_a_reader_that_does_not_read() {
     let _observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         for client_writes in [true, false] {
             let (client, server) = pair(&mesh, way).await;
             let (mut writer, mut reader) = if client_writes { (client, server) } else { (server, client) };
@@ -209,8 +218,8 @@ async fn write_until_blocked(writer: &mut TcpStream) -> usize {
 #[tokio::test]
 async fn a_writer_that_vanishes_while_blocked_is_noticed() {
     let _observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         let (mut client, _server) = pair(&mesh, way).await;
         write_until_blocked(&mut client).await;
         client.set_zero_linger().unwrap();
@@ -226,8 +235,8 @@ async fn a_writer_that_vanishes_while_blocked_is_noticed() {
 #[tokio::test]
 async fn a_blocked_writer_that_vanishes_after_half_close_is_noticed() {
     let _observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         for client_writes in [true, false] {
             let (client, server) = pair(&mesh, way).await;
             let (mut writer, mut reader) = if client_writes { (client, server) } else { (server, client) };
@@ -248,8 +257,8 @@ async fn a_blocked_writer_that_vanishes_after_half_close_is_noticed() {
 #[tokio::test]
 async fn much_data_arrives_intact_both_ways_at_once() {
     let _observed = Observed::start();
-    let mesh = Mesh::new().await;
     for way in WAYS {
+        let mesh = mesh_of(way).await;
         let (client, server) = pair(&mesh, way).await;
         let client = tokio::spawn(exchange(client, 3));
         let server = tokio::spawn(exchange(server, 5));

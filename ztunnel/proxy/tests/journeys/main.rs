@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod copying;
+mod direct;
 mod endpoints;
 mod identity;
 mod limits;

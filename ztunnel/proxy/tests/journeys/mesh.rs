@@ -1,4 +1,4 @@
-//! Two nodes with a pod each, `c1` and `s1`, and a world around them.
+//! Two nodes with a pod each, `c1` and `s1`, or one node with both, and a world around them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -119,6 +119,8 @@ pub(crate) struct PodOnLoopback {
     listeners: HashMap<Role, TcpListener>,
     /// Arrivals are our own connections, which show the addresses that we see ourselves.
     looping: AtomicBool,
+    /// New connections come to the proxy.
+    pub(crate) enrolled: AtomicBool,
     /// The next accepts fail so.
     pub(crate) failing_accepts: Mutex<Vec<io::Error>>,
 }
@@ -135,6 +137,7 @@ impl PodOnLoopback {
             ip,
             listeners,
             looping: AtomicBool::new(false),
+            enrolled: AtomicBool::new(true),
             failing_accepts: Mutex::default(),
         }
     }
@@ -159,6 +162,10 @@ impl PodOnLoopback {
 }
 
 impl PodSockets for PodOnLoopback {
+    fn address(&self, like: IpAddr) -> Option<IpAddr> {
+        (self.enrolled.load(Relaxed) && like.is_ipv4()).then_some(self.ip)
+    }
+
     async fn accept(&self, role: Role) -> io::Result<Arrival> {
         if let Some(error) = self.failing_accepts.lock().unwrap().pop() {
             return Err(error);
@@ -216,6 +223,17 @@ pub(crate) struct Options {
     pub(crate) mtls: Option<MtlsMode>,
     pub(crate) settings: ProxySettings,
     pub(crate) tunnels: TunnelSettings,
+    /// Both pods are of one daemon.
+    pub(crate) one_node: bool,
+}
+
+impl Options {
+    /// One node, whose pods reach each other past the network.
+    pub(crate) fn direct() -> Self {
+        let options = Self::default();
+        let settings = ProxySettings { direct: true, ..options.settings };
+        Self { settings, one_node: true, ..options }
+    }
 }
 
 impl Default for Options {
@@ -228,7 +246,7 @@ impl Default for Options {
         let step = Duration::from_secs(5);
         let deadlines = Deadlines { svid: step, connect: step, tls: step, preface: step, answer: step };
         let tunnels = TunnelSettings { deadlines, ..TunnelSettings::default() };
-        Self { mtls: None, settings, tunnels }
+        Self { mtls: None, settings, tunnels, one_node: false }
     }
 }
 
@@ -242,14 +260,22 @@ impl Mesh {
         let snapshot = Arc::new(SharedSnapshot::default());
         snapshot.publish(state());
         let authority = Arc::new(TestAuthority::new(&"cluster.local".parse().unwrap()));
-        let c1 = Node::start("c1", C1, &net, &snapshot, &authority, &options).await;
-        let s1 = Node::start("s1", S1, &net, &snapshot, &authority, &options).await;
+        let daemon = || Daemon::new(&snapshot, &authority, &options);
+        let first = daemon();
+        let second = if options.one_node { first.clone() } else { daemon() };
+        let c1 = Node::start("c1", C1, &net, first, &options).await;
+        let s1 = Node::start("s1", S1, &net, second, &options).await;
         Self { net, snapshot, c1, s1 }
     }
 
     /// The application in `c1` connects.
     pub(crate) async fn connect(&self, destination: SocketAddr) -> TcpStream {
-        self.c1.sockets.captured(Role::Outbound, ip(C1), destination).await.unwrap()
+        self.connect_as(C1, destination).await
+    }
+
+    /// The same, from an address that it has bound.
+    pub(crate) async fn connect_as(&self, owner: &str, destination: SocketAddr) -> TcpStream {
+        self.c1.sockets.captured(Role::Outbound, ip(owner), destination).await.unwrap()
     }
 
     /// Somebody outside connects to `s1` without a tunnel.
@@ -279,15 +305,16 @@ impl Mesh {
     }
 }
 
-impl Node {
-    async fn start(
-        name: &str,
-        address: &str,
-        net: &Arc<Net>,
-        snapshot: &Arc<SharedSnapshot>,
-        authority: &Arc<TestAuthority>,
-        options: &Options,
-    ) -> Self {
+/// What the pods of one node share.
+#[derive(Clone)]
+struct Daemon {
+    proxy: Arc<Proxy<TestAuthority>>,
+    ledgers: Arc<Ledgers>,
+    tunnel: Tunnel<TestAuthority>,
+}
+
+impl Daemon {
+    fn new(snapshot: &Arc<SharedSnapshot>, authority: &Arc<TestAuthority>, options: &Options) -> Self {
         let tunnel = Tunnel::new(options.tunnels.clone(), Arc::clone(authority));
         let ledgers = Arc::new(Ledgers::default());
         let proxy = Proxy::new(
@@ -297,6 +324,13 @@ impl Node {
             Arc::clone(&ledgers),
             Arc::new(Phonebook),
         );
+        Self { proxy, ledgers, tunnel }
+    }
+}
+
+impl Node {
+    async fn start(name: &str, address: &str, net: &Arc<Net>, daemon: Daemon, options: &Options) -> Self {
+        let Daemon { proxy, ledgers, tunnel } = daemon;
         let sockets = Arc::new(PodOnLoopback::new(net, ip(address)).await);
         let stop = Stop::default();
         let (mtls, seen_mtls) = watch::channel(options.mtls);

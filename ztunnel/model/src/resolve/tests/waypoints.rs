@@ -3,7 +3,7 @@
 use super::*;
 use crate::workload::Waypoint;
 
-fn waypoint(destination: &str) -> Option<Waypoint> {
+pub(super) fn waypoint(destination: &str) -> Option<Waypoint> {
     Some(
         serde_json::from_value(serde_json::json!({ "destination": destination, "hboneMtlsPort": 15008 }))
             .unwrap(),

@@ -1,0 +1,123 @@
+//! What is read from one TCP connection and written to another: copied while it is little, by splice(2) once it is much,
+//! so that the bytes of a busy connection stay in the kernel.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::Interest,
+    net::tcp::{ReadHalf, WriteHalf},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Broken,
+    chunk::ChunkSize,
+    pump::{Direction, read, write},
+};
+use crate::pipes::{CAPACITY, Lent, Pipes};
+
+/// A reader may take so long for what a pipe holds; then it moves into memory, and others have the pipe. Thus no
+/// number of stalled readers keeps all pipes.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+pub(super) struct Source<'a> {
+    size: ChunkSize,
+    /// `None` once the kernel would not splice this connection.
+    pipes: Option<&'a Arc<Pipes>>,
+}
+
+/// What was read and is to be written.
+pub(super) enum Load {
+    Copied(Bytes),
+    Piped(Lent),
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(pipes: &'a Arc<Pipes>) -> Self {
+        Self { size: ChunkSize::new(), pipes: Some(pipes) }
+    }
+
+    /// `None`: there was nothing after all. Nothing is held while nothing is there.
+    pub(super) async fn read(&mut self, from: &ReadHalf<'_>) -> io::Result<Option<Load>> {
+        if self.size.is_largest()
+            && let Some(pipe) = self.pipes.and_then(Pipes::lend)
+        {
+            return self.splice(from, pipe).await;
+        }
+        let room = self.size.wanted();
+        let mut buffer = self.size.buffer(room);
+        let Some(length) = read(from, &mut buffer).await? else { return Ok(None) };
+        self.size.learn(length, room);
+        Ok(Some(Load::Copied(buffer.freeze())))
+    }
+
+    async fn splice(&mut self, from: &ReadHalf<'_>, mut pipe: Lent) -> io::Result<Option<Load>> {
+        tokio::task::consume_budget().await;
+        match from.as_ref().try_io(Interest::READABLE, || pipe.fill(from.as_ref())) {
+            Ok(length) => {
+                self.size.learn(length, CAPACITY);
+                Ok(Some(Load::Piped(pipe)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if cannot_splice(&error) => {
+                self.pipes = None;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Load {
+    /// Nothing was read: the source has ended.
+    pub(super) fn is_end(&self) -> bool {
+        match self {
+            Self::Copied(bytes) => bytes.is_empty(),
+            Self::Piped(pipe) => pipe.is_empty(),
+        }
+    }
+
+    pub(super) async fn write(self, to: &mut WriteHalf<'_>, direction: &Direction<'_>) -> Result<(), Broken> {
+        match self {
+            Self::Copied(bytes) => write(to, bytes, direction).await,
+            Self::Piped(pipe) => match splice_out(pipe, to, direction).await? {
+                Some(rest) => write(to, rest, direction).await,
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Answers with what is left and must be written otherwise.
+async fn splice_out(
+    mut pipe: Lent,
+    to: &WriteHalf<'_>,
+    direction: &Direction<'_>,
+) -> Result<Option<Bytes>, Broken> {
+    let to = to.as_ref();
+    let until = Instant::now() + PATIENCE;
+    while !pipe.is_empty() {
+        match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+            Ok(length) => direction.count(length),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match timeout_at(until, to.writable()).await {
+                    Ok(ready) => ready.map_err(|error| direction.write_failed(error))?,
+                    Err(_) => return spill(pipe, direction),
+                }
+            }
+            Err(error) if cannot_splice(&error) => return spill(pipe, direction),
+            Err(error) => return Err(direction.write_failed(error)),
+        }
+    }
+    Ok(None)
+}
+
+fn spill(pipe: Lent, direction: &Direction<'_>) -> Result<Option<Bytes>, Broken> {
+    pipe.spill().map(Some).map_err(|error| direction.write_failed(error))
+}
+
+/// Of what these sockets are, not of how they fare.
+fn cannot_splice(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
