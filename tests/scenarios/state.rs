@@ -54,7 +54,8 @@ fn a_bad_edit_keeps_what_was_good_and_says_so() {
         let problem = status["state"]["problem"]["error"].as_str().unwrap().to_owned();
         assert!(problem.contains("protocoll") && problem.contains("state.yaml:"), "{problem}");
         let is_told = |line: &Value| line["level"] == "ERROR" && line.to_string().contains("protocoll");
-        assert!(daemon.log_lines().unwrap().iter().any(is_told), "the log says nothing");
+        // Its lines are written by another thread.
+        eventually("the log says so", || daemon.log_lines().unwrap().iter().any(is_told).then_some(()));
         assert_eq!(daemon.admin("/config_dump").unwrap()["policies"], json!([]), "it took half effect");
     }
     held.iter_mut().for_each(|held| held.still_works(b"as before"));
