@@ -19,6 +19,7 @@ mod operator;
 mod paths;
 mod peers;
 mod probes;
+mod revocation;
 mod same_node;
 mod services;
 mod settings;

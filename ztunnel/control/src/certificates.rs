@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use model::{SpiffeId, Svid, SvidError, SvidSource, Trust, TrustDomain, TrustDomains, svid::TrustBundle};
+use arc_swap::ArcSwap;
+use model::{
+    Revoked, SpiffeId, Svid, SvidError, SvidSource, Trust, TrustDomain, TrustDomains, svid::TrustBundle,
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -37,6 +40,7 @@ pub use authority::{AuthorityError, CertificateAuthority, Issued};
 pub use bundle::BundleFile;
 pub use embedded::EmbeddedCa;
 use entry::Entry;
+pub(crate) use signing::instant;
 pub use root::RootError;
 pub use status::{CertificateEvent, CertificateState, CertificateStatus};
 use trust::TrustStore;
@@ -82,6 +86,7 @@ struct Shared {
     settings: CertificateSettings,
     trust: TrustStore,
     entries: Mutex<BTreeMap<SpiffeId, watch::Sender<Entry>>>,
+    revoked: ArcSwap<Revoked>,
     /// There is something new to do.
     wake: Notify,
 }
@@ -91,7 +96,13 @@ impl Certificates {
     pub fn start(authority: impl CertificateAuthority, settings: CertificateSettings) -> Self {
         let (trust_domain, events) = (settings.trust_domain.clone(), Arc::clone(&settings.events));
         let trust = TrustStore::new(trust_domain, settings.trust_domains.clone(), events);
-        let shared = Arc::new(Shared { settings, trust, entries: Mutex::default(), wake: Notify::new() });
+        let shared = Arc::new(Shared {
+            settings,
+            trust,
+            entries: Mutex::default(),
+            revoked: ArcSwap::default(),
+            wake: Notify::new(),
+        });
         let keeper = keeper::keep(Arc::clone(&shared), Arc::new(authority));
         Self { shared, _keeping: AbortOnDropHandle::new(tokio::spawn(keeper)) }
     }
@@ -109,6 +120,13 @@ impl Certificates {
     /// From now on identities of the bundle's trust domain are believed by these roots alone.
     pub fn give_bundle(&self, bundle: TrustBundle) {
         self.shared.trust.give(bundle);
+    }
+
+    /// From now on these certificates are of no use. Others are issued in place of those that are revoked.
+    pub fn revoke(&self, revoked: Arc<Revoked>) {
+        self.shared.revoked.store(revoked);
+        self.shared.drop_revoked();
+        self.shared.wake.notify_one();
     }
 
     /// What there is, by identity.

@@ -1,4 +1,4 @@
-//! Watched YAML files: what they have in common.
+//! Watched files: what they have in common.
 //!
 //! [`text`] reads and parses within bounds, [`changes`] says when a file may have changed, [`follow`] loads it
 //! again and keeps the account that [`FileStatus`] is.

@@ -7,6 +7,7 @@
 //! - [`Zds`]: the pods of this node as a CNI's agent hands them over.
 //! - [`Certificates`]: a current certificate for each local identity, from a [`CertificateAuthority`];
 //!   [`EmbeddedCa`] is the one for a single machine.
+//! - [`RevocationFiles`]: which certificates are revoked, from revocation lists.
 //! - [`Names`]: the addresses of workloads that have a host name only, by DNS.
 //!
 //! Files are watched. A good edit costs what it changed; a bad one is refused with its line and leaves the last
@@ -20,6 +21,7 @@ mod instant;
 mod names;
 mod offline;
 mod pods;
+mod revocation;
 mod sound;
 mod state;
 mod xds;
@@ -38,6 +40,7 @@ pub use instant::{Clock, system_clock};
 pub use names::{NameSettings, Names};
 pub use offline::{FileKind, FileReport, kind_of, read_pods, read_state};
 pub use pods::{FailMode, LocalPod, PodsFile};
+pub use revocation::{ListStatus, RevocationFiles, RevocationStatus};
 pub use state::StateFile;
 pub use xds::{
     ControlPlane, ControlPlaneProblem, ControlPlaneSettings, ControlPlaneStatus, OnDemand, OnDemandSettings,

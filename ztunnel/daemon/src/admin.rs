@@ -10,7 +10,7 @@ mod unix;
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
-use control::{Certificates, FileStatus};
+use control::{Certificates, FileStatus, RevocationFiles};
 use hyper::{Method, StatusCode};
 use model::SharedSnapshot;
 use telemetry::{
@@ -45,6 +45,7 @@ pub(crate) struct Admin {
     pub(crate) levels: Levels,
     pub(crate) state: StateStatus,
     pub(crate) pods: watch::Receiver<FileStatus>,
+    pub(crate) revocation: RevocationFiles,
     /// Fired when every pod that could be enrolled is, and the programs are attached.
     pub(crate) ready: CancellationToken,
     /// To be fired by whoever wants the daemon to drain and end.

@@ -9,6 +9,7 @@ use control::{
     CertificateEvent, CertificateSettings, CertificateStatus, Certificates, EmbeddedCa, system_clock,
 };
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use model::svid::TrustBundle;
 use telemetry::metrics::Page;
 
 use crate::config::Config;
@@ -30,7 +31,8 @@ pub(crate) fn describe() {
     describe_gauge!(LEFT, "How long the certificate of an identity is still valid.");
 }
 
-pub(crate) fn start(config: &Config) -> anyhow::Result<Certificates> {
+/// And the root that revocation lists must be signed by.
+pub(crate) fn start(config: &Config) -> anyhow::Result<(Certificates, Arc<TrustBundle>)> {
     let authority = EmbeddedCa::open(
         &config.ca_key,
         &config.ca_certificate,
@@ -40,7 +42,8 @@ pub(crate) fn start(config: &Config) -> anyhow::Result<Certificates> {
     )?;
     let mut settings = CertificateSettings::new(config.trust_domain.clone());
     settings.events = Arc::new(|event| record(&event));
-    Ok(Certificates::start(authority, settings))
+    let roots = Arc::clone(authority.roots());
+    Ok((Certificates::start(authority, settings), roots))
 }
 
 fn record(event: &CertificateEvent) {

@@ -117,6 +117,9 @@ pub(crate) struct Settings {
     access_log: AccessLog,
     #[arg(skip)]
     same_node: SameNode,
+    /// Certificate revocation lists, in the file only.
+    #[arg(skip)]
+    revocation_lists: Vec<PathBuf>,
 }
 
 /// What is in force. Serializes into the admin endpoint's `/config_dump`: no secrets here, only their paths.
@@ -152,6 +155,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) access_log: AccessLog,
     pub(crate) same_node: SameNode,
+    pub(crate) revocation_lists: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -224,6 +228,7 @@ impl Settings {
             limits: other.limits,
             access_log: other.access_log,
             same_node: other.same_node,
+            revocation_lists: [self.revocation_lists, other.revocation_lists].concat(),
         }
     }
 }
@@ -265,6 +270,7 @@ impl Config {
             limits: settings.limits,
             access_log: settings.access_log,
             same_node: settings.same_node,
+            revocation_lists: settings.revocation_lists,
         };
         config.check()?;
         Ok(config)

@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use control::FileStatus;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use control::{FileStatus, RevocationStatus};
+use metrics::{Label, counter, describe_counter, describe_gauge, gauge};
 use telemetry::metrics::Page;
 
 const PROBLEM: &str = "ztunnel_file_problem";
@@ -11,12 +11,19 @@ const LOADS: &str = "ztunnel_file_loads_total";
 const FAILURES: &str = "ztunnel_file_failures_total";
 const LOADED_AT: &str = "ztunnel_file_loaded_timestamp_seconds";
 const VERSION: &str = "ztunnel_file_version_info";
+const REVOKED: &str = "ztunnel_revoked_certificates";
+const LISTS_EXPIRED: &str = "ztunnel_revocation_lists_expired";
 const NOT_ENFORCED: &str = "ztunnel_policies_not_fully_enforced";
 
 pub(crate) fn describe() {
     describe_gauge!(
         NOT_ENFORCED,
         "Policies with a part of layer 7, which is not enforced here and never widens access."
+    );
+    describe_gauge!(REVOKED, "Certificates that a file of revocation lists names.");
+    describe_gauge!(
+        LISTS_EXPIRED,
+        "Revocation lists of a file that are past their time: what was revoked since is not known."
     );
     describe_gauge!(
         PROBLEM,
@@ -32,16 +39,17 @@ pub(crate) fn describe() {
 }
 
 /// The file's account counts; this only copies.
-pub(crate) fn record(file: &'static str, status: &FileStatus) {
-    gauge!(PROBLEM, "file" => file).set(if status.problem.is_some() { 1.0 } else { 0.0 });
-    counter!(LOADS, "file" => file).absolute(status.loads);
-    counter!(FAILURES, "file" => file).absolute(status.failures);
+pub(crate) fn record(file: &str, status: &FileStatus) {
+    let label = || vec![Label::new("file", file.to_owned())];
+    gauge!(PROBLEM, label()).set(if status.problem.is_some() { 1.0 } else { 0.0 });
+    counter!(LOADS, label()).absolute(status.loads);
+    counter!(FAILURES, label()).absolute(status.failures);
     if let Some(count) = status.objects.get("policiesNotFullyEnforced") {
-        gauge!(NOT_ENFORCED).set(u32::try_from(*count).map_or(f64::MAX, f64::from));
+        gauge!(NOT_ENFORCED).set(number(*count));
     }
     if let Some(at) = status.loaded_at {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        gauge!(LOADED_AT, "file" => file).set(at.as_secs_f64());
+        gauge!(LOADED_AT, label()).set(at.as_secs_f64());
     }
 }
 
@@ -52,4 +60,19 @@ pub(crate) fn write_versions(page: &mut Page<'_>, files: &[(&'static str, FileSt
         Some(([("file", *file), ("version", version)], 1.0))
     });
     page.gauges(VERSION, versions);
+}
+
+/// Of these there may be several, so they are told apart by their paths.
+pub(crate) fn record_revocation(files: &[RevocationStatus]) {
+    for RevocationStatus { file, lists } in files {
+        let path = file.path.display().to_string();
+        record(&path, file);
+        let expired = lists.iter().filter(|list| list.expired).count();
+        gauge!(LISTS_EXPIRED, "file" => path.clone()).set(number(expired));
+        gauge!(REVOKED, "file" => path).set(number(lists.iter().map(|list| list.revoked).sum()));
+    }
+}
+
+fn number(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::MAX, f64::from)
 }

@@ -60,6 +60,7 @@ pub(crate) fn page(admin: &Admin) -> Arc<str> {
         let files: Vec<_> = state.into_iter().chain(pods).collect();
         files.iter().for_each(|(file, status)| files::record(file, status));
         files::write_versions(page, &files);
+        files::record_revocation(&admin.revocation.statuses());
         admin.state.write(page);
         verdicts::write_older_connections(page, &admin.node.older_connections());
         certificates::write_lifetimes(page, &admin.certificates.statuses(), SystemTime::now());

@@ -6,8 +6,8 @@
 use std::{fs::File, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use control::{Certificates, NameSettings, Names, PodsFile};
-use model::SharedSnapshot;
+use control::{Certificates, NameSettings, Names, PodsFile, RevocationFiles, system_clock};
+use model::{Revoked, SharedSnapshot};
 use proxy::{Proxy, ProxySettings};
 use redirect::Redirector;
 use telemetry::{Ledgers, metrics as telemetry_metrics};
@@ -66,9 +66,12 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     let snapshot = Arc::new(SharedSnapshot::default());
     let state = Arc::new(State::start(&config, &snapshot).await?);
     let pods = PodsFile::start(&config.pods_file).await?;
-    let certificates = Arc::new(certificates::start(&config)?);
+    let (certificates, roots) = certificates::start(&config)?;
+    let certificates = Arc::new(certificates);
+    let revocation = RevocationFiles::start(&config.revocation_lists, roots, system_clock()).await?;
     let ledgers = Arc::new(Ledgers::new(config.access_log.choice()));
     let tunnel = Tunnel::new(tunnel_settings(&config, &ledgers), Arc::clone(&certificates));
+    heed(&revocation, &certificates, &tunnel);
     let dns = config.dns.enabled.then(|| dns::Settings { demand: state.demand(), ..dns_settings(&config) });
     let proxy_settings = ProxySettings { demand: state.demand(), ..proxy_settings(&config, dns.as_ref()) };
     let names = Arc::new(Names::open(&config.resolv_conf, NameSettings::default()));
@@ -101,6 +104,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         levels: log.levels.clone(),
         state: state.status(),
         pods: pods.status(),
+        revocation,
         ready: ready.clone(),
         quit: quit.clone(),
     });
@@ -177,6 +181,23 @@ fn stop_signal() -> anyhow::Result<CancellationToken> {
         }
     });
     Ok(stopped)
+}
+
+/// What is revoked counts from the first connection on.
+fn heed(revocation: &RevocationFiles, certificates: &Arc<Certificates>, tunnel: &Tunnel<Certificates>) {
+    let mut revoked = revocation.revoked();
+    let (certificates, tunnel) = (Arc::clone(certificates), tunnel.clone());
+    let apply = move |revoked: &Arc<Revoked>| {
+        // Ours first: what is dialed anew must not stand on the old one.
+        certificates.revoke(Arc::clone(revoked));
+        tunnel.revoke(revoked);
+    };
+    apply(&revoked.borrow_and_update());
+    tokio::spawn(async move {
+        while revoked.changed().await.is_ok() {
+            apply(&revoked.borrow_and_update());
+        }
+    });
 }
 
 fn start_redirector(config: &Config, data_plane: &Handle) -> anyhow::Result<Redirector> {

@@ -27,6 +27,11 @@ pub enum TlsFailure {
     ExpiredCertificate,
     #[error("the peer's certificate is not valid yet")]
     CertificateNotYetValid,
+    #[error("the peer's certificate, or that of an issuer of it, is revoked")]
+    Revoked,
+    /// As our lists say, or the peer by its alert.
+    #[error("our own certificate, or that of an issuer of it, is revoked")]
+    OwnRevoked,
     #[error("the peer is of trust domain {0}, for which there is no bundle")]
     OtherTrustDomain(TrustDomain),
     #[error("the peer's certificate must have exactly one URI name, a SPIFFE id; it has {uris} URI names")]
@@ -112,6 +117,9 @@ pub enum StreamError {
     /// Our own side has already ended or reset it.
     #[error("the stream is already closed")]
     Closed,
+    /// The connection under it was ended, as it stood on a certificate that has been revoked since.
+    #[error("a certificate that the connection stood on has been revoked")]
+    Revoked,
     /// The connection under it ended.
     #[error("the connection ended: {0}")]
     Connection(h2::Error),
@@ -170,6 +178,7 @@ impl TlsFailure {
             Self::UnknownCa => "unknown_ca",
             Self::ExpiredCertificate => "expired_certificate",
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
+            Self::Revoked | Self::OwnRevoked => "certificate_revoked",
             Self::OtherTrustDomain(_) => "other_trust_domain",
             Self::NotOneSpiffeId { .. } => "not_one_spiffe_id",
             Self::NotALeaf(_) => "bad_certificate",
@@ -225,6 +234,7 @@ impl StreamError {
         match self {
             Self::Reset(_) => "stream_reset",
             Self::Closed => "stream_closed",
+            Self::Revoked => "certificate_revoked",
             Self::Connection(_) => "connection_lost",
         }
     }

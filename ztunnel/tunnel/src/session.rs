@@ -26,7 +26,7 @@ use crate::{
     headers::{ConnectHeaders, refusal, success},
     keepalive::{Beat, Keepalive},
     stream::TunnelStream,
-    tls::Proof,
+    tls::{Proof, Standing},
     window::{Budgets, Gauge, SEND_BUFFER, Slot, Windows, base},
 };
 
@@ -44,6 +44,7 @@ pub struct Session {
     /// None once it is given up.
     connection: Option<Http2>,
     peer: Proof,
+    standing: Standing,
     tls: TlsFacts,
     keepalive: Option<Keepalive>,
     windows: Windows,
@@ -62,6 +63,8 @@ pub enum SessionEnd {
     Done,
     #[error("the peer did not answer a PING")]
     Dead,
+    #[error("a certificate that it stood on has been revoked")]
+    Revoked,
     #[error("the connection was lost under its streams: {0}")]
     Lost(h2::Error),
     #[error("HTTP/2: {0}")]
@@ -85,15 +88,16 @@ impl SessionEnd {
         match self {
             Self::Done => "done",
             Self::Dead => "keepalive",
+            Self::Revoked => "certificate_revoked",
             Self::Lost(_) => "connection_lost",
             Self::Http2(error) => breach(error.reason()),
             Self::Flood(_) => "http2_flood",
         }
     }
 
-    /// Whether it is the peer's doing: a breach of HTTP/2 or of its limits.
+    /// Whether it is to be told: a breach of HTTP/2 or of its limits, or a certificate that is no longer good.
     pub fn is_breach(&self) -> bool {
-        matches!(self, Self::Http2(_) | Self::Flood(_))
+        matches!(self, Self::Http2(_) | Self::Flood(_) | Self::Revoked)
     }
 }
 
@@ -113,7 +117,7 @@ impl Session {
     /// Speaks HTTP/2's preface.
     pub(crate) async fn start(
         stream: TlsStream<TcpStream>,
-        peer: Proof,
+        (peer, standing): (Proof, Standing),
         settings: &TunnelSettings,
         budgets: &Budgets,
     ) -> Result<Self, h2::Error> {
@@ -130,6 +134,7 @@ impl Session {
         Ok(Self {
             connection,
             peer,
+            standing,
             tls,
             keepalive,
             windows,
@@ -182,6 +187,9 @@ impl Session {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
+        if self.connection.is_some() && self.standing.poll_revoked(cx).is_ready() {
+            return self.revoked(cx);
+        }
         if let Some(dead) = self.beat(cx) {
             return self.ended(dead);
         }
@@ -200,6 +208,16 @@ impl Session {
                 },
             }
         }
+    }
+
+    /// The streams end with it. The farewell is sent only if the socket takes it at once.
+    fn revoked(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
+        self.windows.gauge().revoke();
+        if let Some(connection) = &mut self.connection {
+            connection.abrupt_shutdown(Reason::INADEQUATE_SECURITY);
+            let _ = connection.poll_closed(cx);
+        }
+        self.ended(SessionEnd::Revoked)
     }
 
     /// What is due now and then.
@@ -288,13 +306,15 @@ impl Request {
 
     /// Opens the stream, telling the peer who we are by `baggage`.
     pub fn accept(mut self, baggage: &str) -> Result<TunnelStream, StreamError> {
-        let outgoing = self.respond.send_response(success(baggage), false)?;
+        let answered = self.respond.send_response(success(baggage), false);
+        let outgoing = answered.map_err(|error| self.slot.gauge().why(error.into()))?;
         Ok(TunnelStream::new(self.incoming, outgoing, self.slot))
     }
 
     /// Waits until the peer or the connection gives the request up, and says how: what is done for it may then stop.
     pub async fn broken(&mut self) -> StreamError {
-        poll_fn(|cx| self.respond.poll_reset(cx)).await.map_or_else(Into::into, StreamError::Reset)
+        let broken = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        self.slot.gauge().why(broken.map_or_else(Into::into, StreamError::Reset))
     }
 
     /// The answer ends our side; if the peer's is open still, RST_STREAM(NO_ERROR) follows.

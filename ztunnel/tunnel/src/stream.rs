@@ -91,7 +91,7 @@ impl TunnelReceiver {
                 }
                 Some(Err(error)) => {
                     self.ended = true;
-                    return Err(error.into());
+                    return Err(self.shared.why(error.into()));
                 }
                 None => self.ended = true,
             }
@@ -125,7 +125,8 @@ impl TunnelSender {
     /// Waits until the peer's window has room, and yields how much of `wanted`. Who reads no more than this holds
     /// nothing that cannot be sent. What `send` does not use of it goes to the other streams.
     pub async fn room(&mut self, wanted: usize) -> Result<usize, StreamError> {
-        let room = poll_fn(|cx| self.shared.outgoing.lock().poll_room(cx, wanted)).await?;
+        let room = poll_fn(|cx| self.shared.outgoing.lock().poll_room(cx, wanted)).await;
+        let room = room.map_err(|error| self.shared.why(error))?;
         Ok(room.min(wanted))
     }
 
@@ -140,9 +141,9 @@ impl TunnelSender {
             return Err(StreamError::Closed);
         }
         while !data.is_empty() {
-            let room = poll_fn(|cx| self.shared.outgoing.lock().poll_room(cx, data.len())).await?;
-            let part = data.split_to(room.min(data.len()));
-            self.shared.outgoing.lock().send(part, false)?;
+            let room = self.room(data.len()).await?;
+            let part = data.split_to(room);
+            self.shared.send(part, false)?;
         }
         self.give_up_room();
         Ok(())
@@ -154,7 +155,7 @@ impl TunnelSender {
             return Err(StreamError::Closed);
         }
         self.finished = true;
-        self.shared.outgoing.lock().send(Bytes::new(), true)
+        self.shared.send(Bytes::new(), true)
     }
 
     /// Ends both sides at once (RST).
@@ -166,9 +167,19 @@ impl TunnelSender {
     /// Waits until the peer or the connection ends the stream by force, and says how. For when there is nothing to
     /// send and nothing left to receive, and a reset would go unnoticed.
     pub async fn broken(&mut self) -> StreamError {
-        poll_fn(|cx| self.shared.outgoing.lock().stream.poll_reset(cx))
-            .await
-            .map_or_else(Into::into, StreamError::Reset)
+        let broken = poll_fn(|cx| self.shared.outgoing.lock().stream.poll_reset(cx)).await;
+        self.shared.why(broken.map_or_else(Into::into, StreamError::Reset))
+    }
+}
+
+impl Shared {
+    fn send(&self, data: Bytes, end: bool) -> Result<(), StreamError> {
+        let sent = self.outgoing.lock().send(data, end);
+        sent.map_err(|error| self.why(error))
+    }
+
+    fn why(&self, error: StreamError) -> StreamError {
+        self.slot.gauge().why(error)
     }
 }
 

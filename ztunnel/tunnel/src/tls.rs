@@ -5,6 +5,7 @@
 
 mod failure;
 mod identities;
+mod revocation;
 mod roots;
 mod verify;
 mod watched;
@@ -18,7 +19,8 @@ use tokio::time::Instant;
 use crate::error::TlsFailure;
 
 pub(crate) use failure::classify;
-pub(crate) use identities::Identities;
+pub(crate) use identities::{Identities, Identity};
+pub(crate) use revocation::{Revocation, Standing};
 pub(crate) use watched::{PeerAlert, Watched};
 
 /// HTTP/2 over TLS, RFC 9113 section 3.2.

@@ -3,7 +3,8 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use model::{Permit, SpiffeId, Svid, SvidSource, TunnelRoute, WorkloadUid};
+use model::{Permit, Revoked, SpiffeId, Svid, SvidSource, TunnelRoute, WorkloadUid};
+use rustls::CommonState;
 use rustls_pki_types::ServerName;
 use tokio::{
     net::TcpStream,
@@ -15,7 +16,7 @@ use crate::{
     ConnectHeaders, Lane, Session, TunnelSettings, TunnelStream, Turnstile, Usage,
     error::{DialError, Phase, TerminateError, TlsFailure},
     pool::{Driver, Establish, Key, Live, Pool, start},
-    tls::{Identities, classify, instant, peer, require_http2},
+    tls::{Identities, Identity, Revocation, Standing, classify, instant, peer, require_http2},
     window::{Budgets, Gauge},
 };
 
@@ -59,6 +60,7 @@ struct Inner<S> {
     settings: TunnelSettings,
     svids: Arc<S>,
     identities: Identities,
+    revocation: Arc<Revocation>,
     budgets: Budgets,
     turnstile: Turnstile,
     pool: Arc<Pool>,
@@ -69,7 +71,9 @@ impl<S: SvidSource> Tunnel<S> {
         let budgets = Budgets::new(&settings.windows);
         let pool = Pool::new(&settings, &budgets);
         let turnstile = Turnstile::new(settings.turns);
-        Self(Arc::new(Inner { settings, svids, identities: Identities::new(), budgets, turnstile, pool }))
+        let revocation = Arc::<Revocation>::default();
+        let identities = Identities::new(Arc::clone(&revocation));
+        Self(Arc::new(Inner { settings, svids, identities, revocation, budgets, turnstile, pool }))
     }
 
     /// Where whatever it takes to make a connection takes its turns. Outbound handshakes do so by themselves.
@@ -93,6 +97,11 @@ impl<S: SvidSource> Tunnel<S> {
         TunnelLoad { connections: self.0.pool.connections(), streams, buffered }
     }
 
+    /// From now on these certificates prove nothing, in either direction. Connections that stand on one of them end.
+    pub fn revoke(&self, revoked: &Arc<Revoked>) {
+        self.0.revocation.replace(revoked);
+    }
+
     /// One CONNECT stream along the permitted route. `connect` makes the TCP connection if there is none to share.
     /// A stream that an old connection did not take is tried on another.
     pub async fn dial(
@@ -112,13 +121,13 @@ impl<S: SvidSource> Tunnel<S> {
     pub async fn terminate(&self, tcp: TcpStream, identity: &SpiffeId) -> Result<Session, TerminateError> {
         let Inner { settings, identities, budgets, .. } = &*self.0;
         let svid = self.0.svid::<TerminateError>(identity).await?;
-        let config =
-            identities.of(&svid, &self.0.svids.trust()).map_err(TerminateError::Certificate)?.server();
+        let own = identities.of(&svid, &self.0.svids.trust()).map_err(TerminateError::Certificate)?;
         without_delay(&tcp);
-        let handshake = TlsAcceptor::from(config).accept(tcp);
+        let handshake = TlsAcceptor::from(own.server()).accept(tcp);
         let stream = within(Phase::Tls, settings.deadlines.tls, handshake).await?.map_err(classify)?;
         let peer = peer(stream.get_ref().1)?;
-        let preface = Session::start(stream, peer, settings, budgets);
+        let standing = self.0.stand(stream.get_ref().1, &own)?;
+        let preface = Session::start(stream, (peer, standing), settings, budgets);
         within(Phase::Preface, settings.deadlines.preface, preface)
             .await?
             .map_err(|error| TerminateError::Http2(Arc::new(error)))
@@ -153,11 +162,8 @@ impl<S: SvidSource> Inner<S> {
     ) -> Result<(Live, Driver), DialError> {
         let deadlines = &self.settings.deadlines;
         let svid = self.svid::<DialError>(&key.source).await?;
-        let config = self
-            .identities
-            .of(&svid, &self.svids.trust())
-            .map_err(DialError::Certificate)?
-            .client(&key.expected);
+        let own = self.identities.of(&svid, &self.svids.trust()).map_err(DialError::Certificate)?;
+        let config = own.client(&key.expected);
         let connected = within(Phase::Connect, deadlines.connect, connect(key.gateway)).await?;
         let Connected { stream: tcp, held } = connected.map_err(connecting)?;
         let began = Instant::now();
@@ -172,12 +178,19 @@ impl<S: SvidSource> Inner<S> {
         require_http2(stream.get_ref().1).map_err(DialError::Tls)?;
         let mut peer = peer(stream.get_ref().1).map_err(DialError::Tls)?;
         peer.until = peer.until.min(instant(svid.not_after));
-        let preface = start(stream, (peer, local), gauge, &self.settings, &self.budgets);
+        let standing = self.stand(stream.get_ref().1, &own).map_err(DialError::Tls)?;
+        let preface = start(stream, (peer, standing, local), gauge, &self.settings, &self.budgets);
         let (live, driver) = within(Phase::Preface, deadlines.preface, preface)
             .await?
             .map_err(|error| DialError::Http2(Arc::new(error)))?;
         self.settings.handshakes.tell(began.elapsed());
         Ok((live, driver.holding(held)))
+    }
+
+    /// From here on the connection ends with the certificates that have just been proven on it.
+    fn stand(&self, connection: &CommonState, own: &Identity) -> Result<Standing, TlsFailure> {
+        let peer = connection.peer_certificates().unwrap_or_default();
+        self.revocation.enter(peer, own.ids())
     }
 
     async fn svid<E: From<Phase> + From<model::SvidError>>(

@@ -35,6 +35,8 @@ pub enum AuthorityError {
     OtherTrustDomain(TrustDomain),
     #[error("the root certificate has expired")]
     RootExpired,
+    #[error("the certificate that the authority issued is revoked already, or that of an issuer of it")]
+    Revoked,
     #[error("the request could not be made: {0}")]
     Request(String),
     #[error("the authority's answer is no certificate for what was asked: {0}")]
@@ -49,6 +51,7 @@ impl AuthorityError {
             Self::Refused(_) => "refused",
             Self::OtherTrustDomain(_) => "other_trust_domain",
             Self::RootExpired => "root_expired",
+            Self::Revoked => "certificate_revoked",
             Self::Request(_) => "bad_request",
             Self::Answer(_) => "bad_answer",
         }

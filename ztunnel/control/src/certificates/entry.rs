@@ -57,6 +57,13 @@ impl Entry {
         self.issuing = false;
     }
 
+    /// As if it had never been there.
+    pub(super) fn revoked(&mut self, now: SystemTime) {
+        self.svid = None;
+        self.failure = None;
+        self.due = now;
+    }
+
     pub(super) fn failed(&mut self, error: AuthorityError, now: SystemTime, jitter: f64) {
         let count = self.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
         let left = self.svid.as_ref().and_then(|svid| svid.not_after.duration_since(now).ok());

@@ -11,7 +11,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{CertificateAuthority, CertificateEvent, Shared, authority::AuthorityError, request::Request};
+use super::{
+    CertificateAuthority, CertificateEvent, Shared,
+    authority::AuthorityError,
+    request::{Request, is_revoked},
+};
 
 /// A node that starts wants many certificates at once; the authority serves other nodes too.
 const AT_ONCE: usize = 16;
@@ -63,9 +67,29 @@ impl Shared {
         next.map_or(LOOK_AGAIN, |due| due.duration_since(now).unwrap_or_default().min(LOOK_AGAIN))
     }
 
+    /// Entries whose certificate is revoked become wanted again.
+    pub(super) fn drop_revoked(&self) {
+        let (now, revoked) = (self.now(), self.revoked.load());
+        for (identity, entry) in self.entries.lock().iter() {
+            entry.send_if_modified(|entry| {
+                let Some(svid) = entry.svid.clone().filter(|svid| is_revoked(svid, &revoked)) else {
+                    return false;
+                };
+                tracing::warn!(%identity, serial = svid.serial, "our certificate is revoked; another is asked for");
+                entry.revoked(now);
+                // Nobody waits for that; whoever asks from now on waits for the next one.
+                false
+            });
+        }
+    }
+
     /// The entry is gone if nobody uses the identity any more.
     fn finish(&self, identity: &SpiffeId, result: Result<Svid, AuthorityError>, took: Duration) {
         let (now, jitter) = (self.now(), rand::random::<f64>());
+        let result = match result {
+            Ok(svid) if is_revoked(&svid, &self.revoked.load()) => Err(AuthorityError::Revoked),
+            result => result,
+        };
         let event = match &result {
             Ok(svid) => {
                 tracing::info!(%identity, serial = svid.serial, "certificate issued");

@@ -3,11 +3,13 @@
 use std::time::SystemTime;
 
 use model::{
-    SpiffeId, Svid,
+    Revoked, SpiffeId, Svid,
+    revocation::CertificateId,
     svid::{Leaf, SvidKey, TrustBundle},
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
 use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use zeroize::Zeroizing;
 
 use super::{AuthorityError, Issued, chain, trust::MAX_ROOTS};
@@ -76,4 +78,12 @@ impl Request {
             serial: leaf.serial,
         })
     }
+}
+
+/// Whether the certificate, or an issuer's that is sent along, is listed.
+pub(super) fn is_revoked(svid: &Svid, revoked: &Revoked) -> bool {
+    let parsed = svid.chain.iter().filter_map(|certificate| X509Certificate::from_der(certificate).ok());
+    parsed
+        .map(|(_, certificate)| CertificateId::new(certificate.issuer().as_raw(), certificate.raw_serial()))
+        .any(|id| revoked.contains(&id))
 }

@@ -59,7 +59,7 @@ fn spiffe_names<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>
         .collect())
 }
 
-fn instant(time: ASN1Time) -> SystemTime {
+pub(crate) fn instant(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use model::{SpiffeId, SvidError, SvidSource};
+use model::{SpiffeId, SvidError, SvidSource, revocation::RevocationList};
 use rustls_pki_types::CertificateSigningRequestDer;
 use tokio::time::{Instant, advance, sleep};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::*;
 
@@ -142,6 +143,23 @@ async fn a_certificate_of_a_minute_is_renewed_twice_a_minute_and_not_all_the_tim
     house.certificates.svid(&id("a")).await.unwrap();
     sleep(Duration::from_secs(600)).await;
     assert!((20..=26).contains(&house.asked()), "issued {} times", house.asked());
+}
+
+/// Fails if a revoked certificate is given out again, if another identity's goes with it, or if the authority is asked
+/// again for what it has just issued.
+#[tokio::test(start_paused = true)]
+async fn a_revoked_certificate_is_replaced_at_once_and_others_stay() {
+    let house = house(|_| ());
+    let (a, b) = tokio::join!(house.certificates.svid(&id("a")), house.certificates.svid(&id("b")));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    let (_, leaf) = X509Certificate::from_der(&a.chain[0]).unwrap();
+    let list = RevocationList::new(leaf.issuer().as_raw(), [leaf.raw_serial()]);
+    house.certificates.revoke(Arc::new([Arc::new(list)].into_iter().collect()));
+    let again = house.certificates.svid(&id("a")).await.unwrap();
+    assert_ne!(again.serial, a.serial);
+    assert!(Arc::ptr_eq(&b, &house.certificates.svid(&id("b")).await.unwrap()));
+    house.pass(HOUR).await;
+    assert_eq!(house.asked(), 3);
 }
 
 #[tokio::test(start_paused = true)]

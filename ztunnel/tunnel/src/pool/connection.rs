@@ -30,7 +30,7 @@ use crate::{
     keepalive::{Beat, Keepalive},
     session::HEADER_LIST,
     stream::TunnelStream,
-    tls::{PeerAlert, Proof, Watched},
+    tls::{PeerAlert, Proof, Standing, Watched},
     window::{Budgets, Gauge, SEND_BUFFER, Slot, Windows, base},
 };
 
@@ -46,6 +46,7 @@ pub(crate) struct Live {
 pub(crate) struct Driver {
     connection: Connection<Watchful<Watched<TlsStream<TcpStream>>>, Bytes>,
     keepalive: Option<Keepalive>,
+    standing: Standing,
     windows: Windows,
     /// Streams that the peer allows at once.
     allowed: usize,
@@ -84,7 +85,7 @@ struct Idle {
 /// the proofs of both ends hold.
 pub(crate) async fn start(
     stream: TlsStream<TcpStream>,
-    (peer, local): (Proof, SocketAddr),
+    (peer, standing, local): (Proof, Standing, SocketAddr),
     gauge: Arc<Gauge>,
     settings: &TunnelSettings,
     budgets: &Budgets,
@@ -98,7 +99,7 @@ pub(crate) async fn start(
     let live = Live { requests, peer: peer.identity, local, alert };
     let allowed = connection.max_concurrent_send_streams();
     let (until, _held) = (peer.until, Box::new(()));
-    Ok((live, Driver { connection, keepalive, windows, allowed, idle, until, _held }))
+    Ok((live, Driver { connection, keepalive, standing, windows, allowed, idle, until, _held }))
 }
 
 impl Live {
@@ -135,7 +136,7 @@ impl Live {
         if let Some(alert) = self.alert.received() {
             return OpenError {
                 spent: true,
-                ..OpenError::answered(DialError::Tls(TlsFailure::PeerAlert(alert)))
+                ..OpenError::answered(DialError::Tls(TlsFailure::of_alert(alert)))
             };
         }
         match error.reason() {
@@ -179,6 +180,11 @@ impl Driver {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, owner: &impl Owner) -> Poll<()> {
+        if self.standing.poll_revoked(cx).is_ready() {
+            owner.forget();
+            self.windows.gauge().revoke();
+            return Poll::Ready(());
+        }
         while let Some(keepalive) = &mut self.keepalive
             && let Poll::Ready(beat) = keepalive.poll(cx)
         {

@@ -29,11 +29,21 @@ fn of_rustls(error: &Error) -> TlsFailure {
         Error::NoApplicationProtocol => TlsFailure::Alpn,
         Error::AlertReceived(AlertDescription::ProtocolVersion) => TlsFailure::TlsVersion,
         Error::AlertReceived(AlertDescription::NoApplicationProtocol) => TlsFailure::Alpn,
-        Error::AlertReceived(alert) => TlsFailure::PeerAlert(*alert),
+        Error::AlertReceived(alert) => TlsFailure::of_alert(*alert),
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         ) => TlsFailure::NotTls,
         other => TlsFailure::Protocol(other.clone()),
+    }
+}
+
+impl TlsFailure {
+    /// What the peer means by an alert that ends a handshake.
+    pub(crate) fn of_alert(alert: AlertDescription) -> Self {
+        match alert {
+            AlertDescription::CertificateRevoked => Self::OwnRevoked,
+            other => Self::PeerAlert(other),
+        }
     }
 }
 
@@ -44,6 +54,7 @@ fn of_certificate(error: &CertificateError) -> TlsFailure {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             TlsFailure::CertificateNotYetValid
         }
+        CertificateError::Revoked => TlsFailure::Revoked,
         CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<IdentityError>() {
             Some(identity) => identity.clone().into(),
             None => bad(error),

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use model::{SpiffeId, Svid, Trust};
+use model::{SpiffeId, Svid, Trust, revocation::CertificateId};
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig, Error, ServerConfig,
@@ -20,6 +20,7 @@ use rustls::{
 
 use super::{
     ALPN,
+    revocation::{Revocation, ids},
     roots::Roots,
     verify::{ExpectedServer, TrustDomainClients},
 };
@@ -29,6 +30,7 @@ const MAX_IDENTITIES: usize = 4096;
 
 pub(crate) struct Identities {
     provider: Arc<CryptoProvider>,
+    revocation: Arc<Revocation>,
     /// Those of the trust in force.
     roots: Mutex<Option<Arc<Roots>>>,
     known: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
@@ -37,6 +39,7 @@ pub(crate) struct Identities {
 /// What is made of one certificate.
 pub(crate) struct Identity {
     svid: Weak<Svid>,
+    ids: Arc<[CertificateId]>,
     server: Arc<ServerConfig>,
     /// Expects nobody: each connection puts its own expectations in.
     client: ClientConfig,
@@ -44,8 +47,9 @@ pub(crate) struct Identity {
 }
 
 impl Identities {
-    pub(crate) fn new() -> Self {
-        Self { provider: Arc::new(provider()), roots: Mutex::default(), known: Mutex::default() }
+    pub(crate) fn new(revocation: Arc<Revocation>) -> Self {
+        let provider = Arc::new(provider());
+        Self { provider, revocation, roots: Mutex::default(), known: Mutex::default() }
     }
 
     /// The configurations of a certificate and the trust that their source gave just now.
@@ -71,7 +75,7 @@ impl Identities {
         if let Some(roots) = known.as_ref().filter(|roots| roots.is_of(trust)) {
             return Ok(Arc::clone(roots));
         }
-        let roots = Arc::new(Roots::new(trust, &self.provider)?);
+        let roots = Arc::new(Roots::new(trust, &self.revocation, &self.provider)?);
         *known = Some(Arc::clone(&roots));
         Ok(roots)
     }
@@ -95,6 +99,11 @@ impl Identity {
         Arc::new(config)
     }
 
+    /// By what lists name its certificates.
+    pub(crate) fn ids(&self) -> &Arc<[CertificateId]> {
+        &self.ids
+    }
+
     fn new(svid: &Arc<Svid>, roots: Arc<Roots>, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
         let key = aws_lc_rs::sign::any_supported_type(svid.key.expose())?;
         let certified = CertifiedKey::new(svid.chain.clone(), key);
@@ -102,6 +111,7 @@ impl Identity {
         let certified = Arc::new(SingleCertAndKey::from(certified));
         Ok(Self {
             svid: Arc::downgrade(svid),
+            ids: ids(&svid.chain)?.into(),
             server: Arc::new(server(&roots, Arc::clone(&certified), provider)?),
             client: client(&roots, certified, provider)?,
             roots,
@@ -200,7 +210,7 @@ mod tests {
     /// Fails if a handshake parses the key again.
     #[test]
     fn a_configuration_is_made_once_for_each_certificate() {
-        let identities = Identities::new();
+        let identities = Identities::new(Arc::default());
         let (first, renewed) = (svid("a"), svid("a"));
         let (trust, changed) = (trust(), trust());
         let made = identities.of(&first, &trust).unwrap();
@@ -216,7 +226,7 @@ mod tests {
     /// Fails if the keys of pods long gone stay in memory.
     #[test]
     fn what_nobody_holds_is_forgotten() {
-        let identities = Identities::new();
+        let identities = Identities::new(Arc::default());
         let (gone, stays) = (svid("gone"), svid("stays"));
         let trust = trust();
         identities.of(&gone, &trust).unwrap();

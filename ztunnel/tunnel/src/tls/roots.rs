@@ -4,15 +4,19 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use model::{SpiffeId, Trust, TrustDomain, svid::TrustBundle};
 use rustls::{
-    DistinguishedName, Error, RootCertStore,
+    CertificateError, DistinguishedName, Error, RootCertStore,
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+use rustls_pki_types::CertificateDer;
+
+use super::revocation::Revocation;
 
 pub(super) struct Roots {
     trust: Arc<Trust>,
     /// By the name of the bundle. One without a root believes nobody, and is not here.
     of: HashMap<TrustDomain, Bundle>,
+    revocation: Arc<Revocation>,
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -24,13 +28,18 @@ pub(super) struct Bundle {
 }
 
 impl Roots {
-    pub(super) fn new(trust: &Arc<Trust>, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+    pub(super) fn new(
+        trust: &Arc<Trust>,
+        revocation: &Arc<Revocation>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, Error> {
         let filled = trust.bundles().filter(|bundle| !bundle.roots.is_empty());
         let bundles = filled.map(|bundle| Ok((bundle.trust_domain.clone(), Bundle::new(bundle, provider)?)));
         let of = bundles.collect::<Result<HashMap<_, _>, Error>>()?;
         let hints = of.values().flat_map(|bundle| bundle.clients.root_hint_subjects().to_vec()).collect();
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Self { trust: Arc::clone(trust), of, hints, algorithms })
+        let (trust, revocation) = (Arc::clone(trust), Arc::clone(revocation));
+        Ok(Self { trust, of, revocation, hints, algorithms })
     }
 
     pub(super) fn is_of(&self, trust: &Arc<Trust>) -> bool {
@@ -40,6 +49,15 @@ impl Roots {
     /// What a peer that claims to be of `domain` is held against: that domain's bundle, and no other's.
     pub(super) fn of(&self, domain: &TrustDomain) -> Option<&Bundle> {
         self.of.get(self.trust.bundle_name(domain))
+    }
+
+    /// Refuses a chain, good otherwise, of which any certificate is revoked.
+    pub(super) fn refuse_revoked(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), CertificateError> {
+        self.revocation.check(leaf, intermediates)
     }
 
     /// Whether `peer` is one of `expected`, by whatever name of the mesh's trust domain.

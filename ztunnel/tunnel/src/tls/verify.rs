@@ -1,5 +1,6 @@
 //! Who may be at the other end. The certificate says of which trust domain it is, and it must chain to that domain's
-//! own bundle: whatever roots are believed otherwise, none vouches for another's workloads.
+//! own bundle: whatever roots are believed otherwise, none vouches for another's workloads. Then nothing of the chain may be
+//! revoked.
 //!
 //! X509-SVID specification, section 2: exactly one URI SAN, and no more than one. Istio's own proxy accepts
 //! several; we do not.
@@ -70,7 +71,9 @@ impl ClientCertVerifier for TrustDomainClients {
         let Some(bundle) = self.roots.of(client.trust_domain()) else {
             return Err(IdentityError::OtherTrustDomain(client.trust_domain().clone()).into());
         };
-        bundle.clients.verify_client_cert(leaf, intermediates, now)
+        let verified = bundle.clients.verify_client_cert(leaf, intermediates, now)?;
+        self.roots.refuse_revoked(leaf, intermediates)?;
+        Ok(verified)
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -116,6 +119,7 @@ impl ServerCertVerifier for ExpectedServer {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.roots.algorithms().all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &bundle.servers, intermediates, now, algorithms)?;
+        self.roots.refuse_revoked(leaf, intermediates)?;
         if !self.roots.are_among(&self.expected, &server) {
             return Err(IdentityError::Unexpected(server).into());
         }

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{Load, Part, Reservation};
+use crate::error::StreamError;
 
 /// Reading speed is judged over this long. So a window is never much more than what its reader takes in this time,
 /// and it suffices for round trips of up to half of it.
@@ -40,6 +41,8 @@ pub(crate) struct Gauge {
     /// The first stream has been asked for, or given up.
     begun: SetOnce<()>,
     load: Arc<Load>,
+    /// The connection is ended for the sake of a certificate.
+    revoked: AtomicBool,
 }
 
 /// One stream's place among those of its connection.
@@ -74,6 +77,7 @@ impl Gauge {
             heard: Notify::new(),
             begun: SetOnce::new(),
             load: Arc::clone(load),
+            revoked: AtomicBool::new(false),
         }
     }
 
@@ -107,6 +111,19 @@ impl Gauge {
     /// Wraps around: good for telling whether any was opened.
     pub(crate) fn opened(&self) -> u32 {
         self.opened.load(Relaxed)
+    }
+
+    /// Said before the connection is ended, so that its streams know why.
+    pub(crate) fn revoke(&self) {
+        self.revoked.store(true, Relaxed);
+    }
+
+    /// What is behind the end of the connection that a stream has met with.
+    pub(crate) fn why(&self, error: StreamError) -> StreamError {
+        match error {
+            StreamError::Connection(_) if self.revoked.load(Relaxed) => StreamError::Revoked,
+            other => other,
+        }
     }
 
     pub(super) fn set_window(&self, window: u32) {

@@ -10,6 +10,7 @@ mod mesh;
 mod pool;
 mod raw;
 mod recorded;
+mod revocation;
 mod streams;
 mod trust;
 mod windows;

@@ -13,7 +13,11 @@ pub(in crate::admin) fn files(admin: &Admin, _: &Request) -> Answer {
 }
 
 pub(super) fn watched(admin: &Admin) -> Value {
-    json!({ "state": admin.state.json(), "pods": *admin.pods.borrow() })
+    json!({
+        "state": admin.state.json(),
+        "pods": *admin.pods.borrow(),
+        "revocationLists": admin.revocation.statuses(),
+    })
 }
 
 pub(in crate::admin) fn verdicts(admin: &Admin, request: &Request) -> Answer {

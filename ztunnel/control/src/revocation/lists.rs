@@ -1,0 +1,212 @@
+//! The lists of one file in PEM, each with an authority of the mesh behind it.
+//!
+//! What a list says is not trusted but for its signature: whoever could slip one in could cut off any workload. A list
+//! that may speak of other issuers' certificates (indirect), of changes to another list (delta), or of anything else
+//! that must be understood and is not, is refused, as RFC 5280, section 5.2, asks for.
+
+use std::{path::Path, sync::Arc, time::SystemTime};
+
+use model::{revocation::RevocationList, svid::TrustBundle};
+use rustls_pki_types::{
+    CertificateDer,
+    pem::{PemObject, SectionKind},
+};
+use x509_parser::{
+    certificate::X509Certificate,
+    extensions::{ParsedExtension, X509Extension},
+    oid_registry::{Oid, asn1_rs::oid},
+    prelude::FromDer,
+    revocation_list::CertificateRevocationList,
+};
+
+use super::ListStatus;
+use crate::{certificates::instant, file::FileError};
+
+/// RFC 5280, section 5.2.4.
+const DELTA: Oid<'static> = oid!(2.5.29.27);
+/// Certificates of authorities in one file: each may be tried for each list.
+const MAX_AUTHORITIES: usize = 64;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct List {
+    pub(super) list: Arc<RevocationList>,
+    issuer: String,
+    this_update: SystemTime,
+    next_update: Option<SystemTime>,
+}
+
+/// One section of the file.
+struct Section {
+    line: u64,
+    kind: SectionKind,
+    der: Vec<u8>,
+}
+
+/// All lists of the file, or what is wrong with the first that is no good.
+pub(super) fn read(path: &Path, text: &str, roots: &TrustBundle) -> Result<Vec<List>, FileError> {
+    let invalid =
+        |line: u64, message: String| FileError::Invalid { path: path.to_owned(), line, column: 1, message };
+    let sections = sections(text).map_err(|line| {
+        invalid(line, "expected a revocation list (X509 CRL) or a certificate, in PEM".to_owned())
+    })?;
+    let (lists, certificates): (Vec<_>, Vec<_>) =
+        sections.iter().partition(|section| section.kind == SectionKind::Crl);
+    if lists.is_empty() {
+        let message = "there is no revocation list; one without entries revokes nothing".to_owned();
+        return Err(invalid(1, message));
+    }
+    let authorities = authorities(&certificates, roots).map_err(|(line, message)| invalid(line, message))?;
+    let list = |section: &&Section| {
+        list(&section.der, &authorities).map_err(|message| invalid(section.line, message))
+    };
+    lists.iter().map(list).collect()
+}
+
+/// Or the line of what is none.
+fn sections(text: &str) -> Result<Vec<Section>, u64> {
+    let mut sections = Vec::new();
+    let mut starts = text.match_indices("-----BEGIN ").map(|(at, _)| at).peekable();
+    while let Some(start) = starts.next() {
+        let end = starts.peek().copied().unwrap_or(text.len());
+        let line = 1 + u64::try_from(text[..start].matches('\n').count()).unwrap_or(u64::MAX - 1);
+        let (kind, der) = <(SectionKind, Vec<u8>)>::from_pem_slice(&text.as_bytes()[start..end])
+            .ok()
+            .filter(|(kind, _)| matches!(kind, SectionKind::Crl | SectionKind::Certificate))
+            .ok_or(line)?;
+        sections.push(Section { line, kind, der });
+    }
+    Ok(sections)
+}
+
+/// The roots, and the authorities of the file that lead to one.
+fn authorities<'a>(
+    given: &[&'a Section],
+    roots: &'a TrustBundle,
+) -> Result<Vec<X509Certificate<'a>>, (u64, String)> {
+    if given.len() > MAX_AUTHORITIES {
+        return Err((1, format!("more than {MAX_AUTHORITIES} certificates")));
+    }
+    let parse = |der: &'a [u8]| X509Certificate::from_der(der).map(|(_, certificate)| certificate);
+    let mut known: Vec<_> =
+        roots.roots.iter().filter_map(|root: &CertificateDer<'_>| parse(root).ok()).collect();
+    let mut waiting = Vec::new();
+    for section in given {
+        let certificate = parse(&section.der).map_err(|_| (section.line, "not a certificate".to_owned()))?;
+        waiting.push((section.line, certificate));
+    }
+    // Each round takes in those whose issuer is known by then.
+    while !waiting.is_empty() {
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(_, certificate)| vouched_for(certificate, &known));
+        if let (true, Some((line, certificate))) = (ready.is_empty(), rest.first()) {
+            let subject = certificate.subject();
+            let message = format!("`{subject}` is no authority that leads to a root of the mesh");
+            return Err((*line, message));
+        }
+        known.extend(ready.into_iter().map(|(_, certificate)| certificate));
+        waiting = rest;
+    }
+    Ok(known)
+}
+
+fn vouched_for(certificate: &X509Certificate<'_>, known: &[X509Certificate<'_>]) -> bool {
+    let signs = |authority: &X509Certificate<'_>| {
+        authority.subject().as_raw() == certificate.issuer().as_raw()
+            && certificate.verify_signature(Some(authority.public_key())).is_ok()
+    };
+    certificate.is_ca() && known.iter().any(signs)
+}
+
+fn list(der: &[u8], authorities: &[X509Certificate<'_>]) -> Result<List, String> {
+    let (rest, list) =
+        CertificateRevocationList::from_der(der).map_err(|_| "not a revocation list".to_owned())?;
+    if !rest.is_empty() {
+        return Err("something follows the revocation list".to_owned());
+    }
+    let issuer = list.issuer().to_string();
+    check_signature(&list, authorities).map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
+    check_extensions(&list).map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
+    let serials = list.iter_revoked_certificates().map(|entry| entry.raw_serial());
+    Ok(List {
+        list: Arc::new(RevocationList::new(list.issuer().as_raw(), serials)),
+        this_update: instant(list.last_update()),
+        next_update: list.next_update().map(instant),
+        issuer,
+    })
+}
+
+/// Names alone prove nothing: two roots of one name are not one authority.
+fn check_signature(
+    list: &CertificateRevocationList<'_>,
+    authorities: &[X509Certificate<'_>],
+) -> Result<(), &'static str> {
+    let named = |authority: &&X509Certificate<'_>| authority.subject().as_raw() == list.issuer().as_raw();
+    let mut named = authorities.iter().filter(named).peekable();
+    if named.peek().is_none() {
+        return Err(
+            "its issuer is no root of the mesh, and no certificate in this file leads from it to one",
+        );
+    }
+    let signer = named.find(|authority| list.verify_signature(authority.public_key()).is_ok());
+    let signer = signer.ok_or("it is not signed with the key of that authority")?;
+    let usage = signer.key_usage().map_err(|_| "the authority's key usage is not understood")?;
+    match usage {
+        Some(usage) if !usage.value.crl_sign() => Err("the authority's key usage lacks cRLSign"),
+        _ => Ok(()),
+    }
+}
+
+fn check_extensions(list: &CertificateRevocationList<'_>) -> Result<(), String> {
+    for extension in list.extensions() {
+        if extension.oid == DELTA {
+            return Err("it tells only changes (delta); give a complete list".to_owned());
+        }
+        match extension.parsed_extension() {
+            ParsedExtension::IssuingDistributionPoint(point) if !point.indirect_crl => {}
+            ParsedExtension::IssuingDistributionPoint(_) => {
+                return Err(
+                    "it lists certificates of other issuers (indirect), which is not supported".to_owned()
+                );
+            }
+            _ => refuse_critical(extension)?,
+        }
+    }
+    let entries = list.iter_revoked_certificates();
+    entries.flat_map(|entry| entry.extensions()).try_for_each(refuse_critical)
+}
+
+fn refuse_critical(extension: &X509Extension<'_>) -> Result<(), String> {
+    match extension.critical {
+        true => Err(format!("its critical extension {} is not understood", extension.oid)),
+        false => Ok(()),
+    }
+}
+
+impl List {
+    pub(super) fn is_expired(&self, now: SystemTime) -> bool {
+        self.next_update.is_some_and(|next| next <= now)
+    }
+
+    pub(super) fn warning(&self, now: SystemTime) -> Option<String> {
+        let Self { issuer, .. } = self;
+        if self.next_update.is_none() {
+            return Some(format!("the revocation list of `{issuer}` does not say when the next is due"));
+        }
+        self.is_expired(now).then(|| {
+            format!(
+                "the revocation list of `{issuer}` is past its time: what was revoked since is not known here; \
+                 what it lists stays revoked"
+            )
+        })
+    }
+
+    pub(super) fn status(&self, now: SystemTime) -> ListStatus {
+        ListStatus {
+            issuer: self.issuer.clone(),
+            revoked: self.list.len(),
+            this_update: self.this_update,
+            next_update: self.next_update,
+            expired: self.is_expired(now),
+        }
+    }
+}
