@@ -72,6 +72,35 @@ fn a_bad_edit_keeps_what_was_good_and_says_so() {
     }
 }
 
+/// Catches: a mistake in one policy that keeps another's new denial out, lets somebody in, or passes unnoticed.
+#[test]
+fn a_mistake_in_one_policy_does_not_stand_in_the_way_of_another() {
+    let mut mesh = Mesh::start(&["client other", "server"]).unwrap();
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    let target = mesh.address("server", 0, 8080);
+    let mut other = Held::open(mesh.pod("other"), target);
+    let mut client = Held::open(mesh.pod("client"), target);
+    let mistaken = json!({
+        "name": "mistaken", "namespace": "default", "scope": "Namespace", "action": "Deny",
+        "rules": [[[{ "destinationPorts": [9090], "sourceIps": ["everywhere"] }]]]
+    });
+    mesh.change(|plan| plan.policies = vec![mistaken.clone(), denial()]).unwrap();
+    assert_eq!(client.ended(), Some(std::io::ErrorKind::ConnectionReset), "the good denial is not heeded");
+    other.still_works(b"to another port than the mistaken policy is about");
+    let daemon = mesh.daemon(2);
+    let status = daemon.admin("/state").unwrap();
+    let mistakes = status["state"]["mistakes"][0].as_str().unwrap();
+    assert!(mistakes.contains("state.yaml:") && mistakes.contains("`default/mistaken`"), "{mistakes}");
+    assert!(status["state"]["problem"].is_null());
+    assert_eq!(daemon.metric("ztunnel_policies_not_fully_enforced", &[]).unwrap(), 1.0);
+    let is_told = |line: &Value| line["level"] == "ERROR" && line.to_string().contains("default/mistaken");
+    assert!(daemon.log_lines().unwrap().iter().any(is_told), "the log says nothing");
+    let mut allowing = mistaken;
+    allowing["action"] = json!("Allow");
+    mesh.change(|plan| plan.policies = vec![allowing]).unwrap();
+    assert!(other.ended().is_some(), "a mistake in an ALLOW lets in");
+}
+
 /// Catches: a policy that is not enforced, or only on who comes after it, or without saying which one it was.
 #[test]
 fn a_policy_added_while_running_denies_and_ends_what_it_denies() {

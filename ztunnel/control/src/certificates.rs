@@ -40,8 +40,8 @@ pub use authority::{AuthorityError, CertificateAuthority, Issued};
 pub use bundle::BundleFile;
 pub use embedded::EmbeddedCa;
 use entry::Entry;
-pub(crate) use signing::instant;
 pub use root::RootError;
+pub(crate) use signing::instant;
 pub use status::{CertificateEvent, CertificateState, CertificateStatus};
 use trust::TrustStore;
 

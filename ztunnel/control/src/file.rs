@@ -64,6 +64,8 @@ pub struct FileStatus {
     pub problem: Option<FileProblem>,
     /// How many of what are in force.
     pub objects: BTreeMap<&'static str, usize>,
+    /// What is wrong in it and was taken for less than it says, with its place.
+    pub mistakes: Vec<String>,
     /// What the file says that has no effect, or not yet the meant one.
     pub warnings: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl FileStatus {
             failures: 0,
             problem: None,
             objects: BTreeMap::new(),
+            mistakes: Vec::new(),
             warnings: Vec::new(),
         }
     }

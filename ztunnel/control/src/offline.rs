@@ -15,6 +15,8 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct FileReport {
     pub objects: BTreeMap<&'static str, usize>,
+    /// What is wrong in it; a daemon takes it for less than it says.
+    pub mistakes: Vec<String>,
     /// What it says that has no effect, or not the meant one.
     pub warnings: Vec<String>,
 }
@@ -55,6 +57,6 @@ pub fn read_pods(path: &Path) -> Result<(Vec<LocalPod>, FileReport), FileError> 
 
 impl From<Loaded> for FileReport {
     fn from(loaded: Loaded) -> Self {
-        Self { objects: loaded.objects, warnings: loaded.warnings }
+        Self { objects: loaded.objects, mistakes: loaded.mistakes, warnings: loaded.warnings }
     }
 }

@@ -107,7 +107,8 @@ pub(crate) fn load(
         *current = Arc::new(pods);
         differs
     });
-    Ok(Loaded { objects: [("pods", count)].into(), changed: usize::from(changed), warnings: Vec::new() })
+    let objects = [("pods", count)].into();
+    Ok(Loaded { objects, changed: usize::from(changed), ..Loaded::default() })
 }
 
 /// What no two pods can share.

@@ -127,7 +127,7 @@ impl Published {
             let revoked = all.iter().flatten().map(|list| Arc::clone(&list.list)).collect();
             self.sender.send_replace(Arc::new(revoked));
         }
-        Loaded { objects: objects.into(), changed: usize::from(changed), warnings }
+        Loaded { objects: objects.into(), changed: usize::from(changed), warnings, ..Loaded::default() }
     }
 
     fn expired(&self, paths: &[PathBuf]) -> Vec<(PathBuf, String)> {

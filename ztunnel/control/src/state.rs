@@ -1,6 +1,6 @@
 //! The mesh from a file in the form of Istio's local configuration.
 //!
-//! [`format`] is the file's form, [`build`] makes the model's objects of it and refuses what contradicts itself,
+//! [`format`] is the file's form, [`lenient`] reads it and makes the best of policies with mistakes, [`build`] makes the model's objects of it and refuses what contradicts itself,
 //! [`apply`] changes the snapshot by what differs.
 
 use std::{path::Path, sync::Arc};
@@ -9,11 +9,12 @@ use model::{SharedSnapshot, TrustDomain};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::file::{FileError, FileStatus, Loaded, follow, parse};
+use crate::file::{FileError, FileStatus, Loaded, follow};
 
 mod apply;
 mod build;
 mod format;
+mod lenient;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +48,8 @@ pub(crate) fn load(
     trust_domain: &TrustDomain,
     shared: &SharedSnapshot,
 ) -> Result<Loaded, FileError> {
-    let mesh = build::build(path, parse(path, text)?, trust_domain)?;
+    let (text, mistakes) = lenient::parse(path, text)?;
+    let mesh = build::build(path, text, trust_domain)?;
     let objects = [
         ("workloads", mesh.workloads.len()),
         ("services", mesh.services.len()),
@@ -60,5 +62,5 @@ pub(crate) fn load(
     if changed > 0 {
         shared.publish(snapshot);
     }
-    Ok(Loaded { objects: objects.into(), changed, warnings })
+    Ok(Loaded { objects: objects.into(), changed, mistakes, warnings })
 }

@@ -18,7 +18,7 @@ const NOT_ENFORCED: &str = "ztunnel_policies_not_fully_enforced";
 pub(crate) fn describe() {
     describe_gauge!(
         NOT_ENFORCED,
-        "Policies with a part of layer 7, which is not enforced here and never widens access."
+        "Policies with a part of layer 7 or a mistake, which is not enforced and never widens access."
     );
     describe_gauge!(REVOKED, "Certificates that a file of revocation lists names.");
     describe_gauge!(

@@ -125,11 +125,12 @@ impl Validate {
     }
 
     fn accept(&self, file: &Path, report: &FileReport) -> bool {
-        let valid = report.warnings.is_empty() || !self.deny_warnings;
+        let valid = report.mistakes.is_empty() && (report.warnings.is_empty() || !self.deny_warnings);
         let held = report.objects.iter().filter(|(_, count)| **count > 0);
         let counts: Vec<_> = held.map(|(kind, count)| format!(", {count} {kind}")).collect();
         let verdict = if valid { "valid" } else { "invalid" };
         println!("{}: {verdict}{}", file.display(), counts.concat());
+        report.mistakes.iter().for_each(|mistake| println!("  error: {mistake}"));
         report.warnings.iter().for_each(|warning| println!("  warning: {warning}"));
         valid
     }

@@ -67,6 +67,21 @@ fn warnings_fail_only_where_they_are_asked_to() {
     assert_eq!(validated(text, &["--deny-warnings"]).0, 1);
 }
 
+/// A daemon runs on with a mistake in a policy; whoever wrote it must hear of it all the same.
+#[test]
+fn a_mistake_in_a_policy_is_an_error_with_its_line_and_is_explained() {
+    let text = "workloads:\n- {uid: w, name: w, namespace: a, workloadIps: [10.0.0.9], protocol: HBONE}\npolicies:\n\
+                - {name: p, namespace: a, scope: Global, action: Allow, rules: [[[{sourceIps: [10.0.0.0/77]}]]]}\n";
+    let (status, said) = validated(text, &[]);
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains(":4:") && said.contains("policy `a/p`: `sourceIps` is not understood"), "{said}");
+    let state = file(text);
+    let (status, said) =
+        ztunnel(&["explain", "--state", state.path().to_str().unwrap(), "10.0.0.1", "10.0.0.9:80"]);
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains("a/p (ALLOW) does not match; not enforced here: sourceIps"), "{said}");
+}
+
 /// A pod with a misspelled uid would be enrolled and could talk to nobody.
 #[test]
 fn a_pod_that_the_state_does_not_know_is_told() {

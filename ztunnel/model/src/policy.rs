@@ -59,6 +59,9 @@ pub struct Policy {
     /// Of other proxies; not enforced.
     #[serde(default, skip_serializing_if = "Unenforced::is_absent")]
     pub extensions: Unenforced,
+    /// The names of fields that it has and that mean nothing to us.
+    #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty")]
+    pub not_understood: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +117,9 @@ pub struct Match {
     pub when: Unenforced,
     #[serde(skip_serializing_if = "Unenforced::is_absent")]
     pub extensions: Unenforced,
+    /// The names of fields that it has and that mean nothing to us; or of what should have held it.
+    #[serde(skip_deserializing, skip_serializing_if = "Vec::is_empty")]
+    pub not_understood: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

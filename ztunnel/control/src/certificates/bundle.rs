@@ -33,7 +33,7 @@ impl BundleFile {
             let (roots, warnings) = roots(path, text, &trust_domain, SystemTime::now())?;
             let objects = [("roots", roots.len())].into();
             certificates.give_bundle(TrustBundle { trust_domain: trust_domain.clone(), roots });
-            Ok(Loaded { objects, changed: 1, warnings })
+            Ok(Loaded { objects, changed: 1, warnings, ..Loaded::default() })
         };
         let (status, watching) = follow(path, Arc::new(load)).await?;
         Ok(Self { status, _watching: watching })

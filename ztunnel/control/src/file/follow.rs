@@ -17,6 +17,8 @@ pub(crate) struct Loaded {
     pub(crate) objects: BTreeMap<&'static str, usize>,
     /// Objects added, changed or removed.
     pub(crate) changed: usize,
+    /// What is wrong and was taken for less than it says, with its place.
+    pub(crate) mistakes: Vec<String>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -68,9 +70,11 @@ fn record(status: &watch::Sender<FileStatus>, result: Result<(Loaded, String), F
             status.loaded_at = Some(SystemTime::now());
             status.problem = None;
             status.objects = loaded.objects;
+            status.mistakes = loaded.mistakes;
             status.warnings = loaded.warnings;
             let (path, objects) = (status.path.display(), &status.objects);
             tracing::info!(%path, ?objects, changed = loaded.changed, "loaded");
+            status.mistakes.iter().for_each(|mistake| tracing::error!("{mistake}"));
             status.warnings.iter().for_each(|warning| tracing::warn!(%path, "{warning}"));
         }
         Err(error) => {

@@ -34,7 +34,11 @@ pub(super) struct Mesh {
     pub(super) warnings: Vec<String>,
 }
 
-pub(super) fn build(path: &Path, text: MeshText, trust_domain: &TrustDomain) -> Result<Mesh, FileError> {
+pub(super) fn build(
+    path: &Path,
+    text: MeshText<Policy>,
+    trust_domain: &TrustDomain,
+) -> Result<Mesh, FileError> {
     let mut mesh = Mesh::default();
     let (mut owners, mut texts) = (Owners::default(), Texts::default());
     for Spanned { value, referenced, .. } in text.workloads {
@@ -152,7 +156,8 @@ impl Mesh {
     }
 
     fn warn_of_unenforced(&mut self, policy: &Policy, subject: &str) {
-        let fields = policy.unenforced();
+        self.unenforced += usize::from(!policy.unenforced().is_empty());
+        let fields = policy.layer_7();
         if fields.is_empty() {
             return;
         }
@@ -161,7 +166,6 @@ impl Mesh {
             Action::Deny => "rules that have them deny without regard to them",
         };
         let fields = fields.join("`, `");
-        self.unenforced += 1;
         self.warnings.push(format!("{subject}: `{fields}` are of layer 7 and not enforced here; {effect}"));
     }
 

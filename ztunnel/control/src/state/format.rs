@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use model::{
     Network, Settings, SpiffeId, TrustDomain, WorkloadUid,
-    policy::{Policy, PolicyKey},
+    policy::PolicyKey,
     service::{IpFamilies, LoadBalancer, ServiceKey, Vip, Visibility},
     small_map::SmallMap,
     workload::{Health, Locality, NetworkMode, PortMap, Protocol, Waypoint, WorkloadType},
@@ -13,14 +13,14 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_saphyr::Spanned;
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct MeshText {
+#[serde(rename_all = "camelCase", deny_unknown_fields, bound(deserialize = "P: Deserialize<'de>"))]
+pub(super) struct MeshText<P> {
     #[serde(default)]
     pub(super) workloads: Vec<Spanned<WorkloadText>>,
     #[serde(default)]
     pub(super) services: Vec<Spanned<ServiceText>>,
     #[serde(default)]
-    pub(super) policies: Vec<Spanned<Policy>>,
+    pub(super) policies: Vec<Spanned<P>>,
     /// Ours; other proxies' files have none.
     #[serde(default)]
     pub(super) settings: Option<Spanned<Settings>>,

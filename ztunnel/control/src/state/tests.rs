@@ -8,7 +8,8 @@ use std::{
 };
 
 use model::{
-    MtlsMode, NetworkAddress, Settings, Snapshot, WorkloadUid,
+    ClientAddr, MtlsMode, NetworkAddress, Settings, Snapshot, WorkloadUid,
+    authorize::{InboundFacts, authorize_inbound},
     policy::StringMatch,
     service::{HealthPolicy, IpFamilies, Mode, Scope},
     workload::{Health, Protocol, WorkloadType},
@@ -105,8 +106,111 @@ fn what_is_recognised_and_not_enforced_is_told_and_what_is_unknown_is_refused() 
         assert!(warning.contains("`n/p`") && warning.contains("deny without regard"), "{warning}");
     }
     assert_eq!(load_rule("Allow", "{destinationPorts: [80], paths: []}").unwrap(), (String::new(), 0));
-    let unknown = load_rule("Deny", "{destinationPorts: [80], path: [/admin]}").unwrap_err().to_string();
-    assert!(unknown.starts_with("state.yaml:2:") && unknown.contains("path"), "{unknown}");
+}
+
+/// What a policy with these `parts` does with a plaintext connection from 10.0.0.1 to port 80, and what is told of it.
+fn judged(action: &str, parts: &str) -> (bool, Vec<String>) {
+    let text = format!(
+        "workloads:\n- {{uid: w, namespace: n, workloadIps: [10.0.0.9]}}\n\
+         policies:\n- {{name: good, namespace: n, scope: Global, action: Deny, rules: [[[{{destinationPorts: [9]}}]]]}}\n\
+         - {{name: p, namespace: n, scope: Global, action: {action}, {parts}}}\n"
+    );
+    let shared = SharedSnapshot::default();
+    let loaded = load(Path::new("state.yaml"), &text, &trust_domain(), &shared).unwrap();
+    let mesh = shared.load();
+    assert!(mesh.policy(&"n/good".parse().unwrap()).unwrap().unenforced().is_empty(), "{parts}");
+    assert_eq!(
+        loaded.objects["policiesNotFullyEnforced"],
+        usize::from(!loaded.mistakes.is_empty()),
+        "{parts}"
+    );
+    let facts = InboundFacts {
+        client: ClientAddr("10.0.0.1:1".parse().unwrap()),
+        peer: None,
+        target: "10.0.0.9:80".parse().unwrap(),
+        mtls: None,
+    };
+    let workload = mesh.workload(&WorkloadUid::new("w")).unwrap();
+    (authorize_inbound(&mesh, workload, &facts).decision.is_ok(), loaded.mistakes)
+}
+
+/// Fails if a mistake in a rule lets anybody in, takes another policy along, or is told without its place.
+#[test]
+fn a_mistake_never_widens_access_and_costs_only_its_own_rule() {
+    for mistaken in [
+        "sourceIps: [10.0.0.0/77]",
+        "sourceIps: [10.9.0.0/16, nonsense]",
+        "sourceIps: 10.0.0.0/8",
+        "notSourceIps: [10.0.0.1/33]",
+        "destinationPorts: [70000]",
+        "destinationPorts: [http]",
+        "principals: [{regex: x}]",
+        "principals: [{exact: a, prefix: b}]",
+        "principals: [7]",
+        "namespaces: [{exact: {a: b}}]",
+        "serviceAccounts: [a/b]",
+        "sourceIp: [10.9.0.0/16]",
+        "7: x",
+    ] {
+        // Only one of the two may name the ports.
+        let of_ports = mistaken.starts_with("destinationPorts");
+        let rest = if of_ports { "" } else { "destinationPorts: [80], " };
+        let (allows, told) = judged("Allow", &format!("rules: [[[{{{rest}{mistaken}}}]]]"));
+        assert!(!allows, "{mistaken} lets in");
+        assert_eq!(told.len(), 1, "{mistaken}: {told:?}");
+        assert!(
+            told.iter().all(|told| told.starts_with("state.yaml:5:") && told.contains("`n/p`")),
+            "{told:?}"
+        );
+        for (rest, denies) in
+            [("destinationPorts: [80], ", true), ("destinationPorts: [81], ", false), ("", true)]
+        {
+            let rest = if of_ports { "" } else { rest };
+            let (allows, _) = judged("Deny", &format!("rules: [[[{{{rest}{mistaken}}}]]]"));
+            assert_eq!(allows, !(denies || rest.is_empty()), "{rest}{mistaken}");
+        }
+        // A good rule beside it goes on to hold.
+        let two = format!("rules: [[[{{{mistaken}}}]], [[{{sourceIps: [10.0.0.1/32]}}]]]");
+        assert!(judged("Allow", &two).0, "{mistaken} takes its neighbour along");
+    }
+}
+
+/// Fails if another policy's mistake changes what a name means that YAML takes for a truth or a number.
+#[test]
+fn names_are_read_as_they_are_spelled() {
+    let text = "policies:\n- {name: no, namespace: 007, scope: Global, action: Deny, \
+                rules: [[[{namespaces: [{exact: 007}, {exact: yes}, {prefix: 1.10}], destinationPorts: [0x50]}]]]}\n";
+    let exact = loaded(text).unwrap();
+    let beside = format!("{text}- {{name: p, namespace: n, scope: Global, action: Deny, colour: red}}\n");
+    let lenient = loaded(&beside).unwrap();
+    let key = "007/no".parse().unwrap();
+    assert_eq!(exact.policy(&key).unwrap().rules[0][0][0].namespaces[2], StringMatch::Prefix("1.10".into()));
+    assert_eq!(exact.policy(&key), lenient.policy(&key));
+}
+
+/// Fails if a policy that has lost its shape, or has its rules under another name, denies nothing or allows anything.
+#[test]
+fn a_policy_out_of_shape_denies() {
+    for parts in [
+        "rules: everything",
+        "rules: {destinationPorts: [80]}",
+        "rules: [everything]",
+        "rules: [[everything]]",
+        "rules: [[[everything]]]",
+        "rule: [[[{destinationPorts: [80]}]]]",
+        "dry_run: true",
+        "dryRun: perhaps",
+        "dryRun: {7: true}",
+    ] {
+        let (allows, told) = judged("Deny", parts);
+        assert!(!allows && !told.is_empty(), "a denial with {parts}: {told:?}");
+        let (allows, _) = judged("Allow", parts);
+        assert!(!allows, "an allowance with {parts}");
+    }
+    let (allows, told) = judged("Allow", "rules: [[[{destinationPorts: [80]}]]], dryrun: true");
+    assert!(!allows && told.len() == 1, "{told:?}");
+    let (allows, told) = judged("Deny", "rules: [[[{destinationPorts: [81]}]]], dryrun: true");
+    assert!(allows && told.len() == 1, "what else it says still counts: {told:?}");
 }
 
 #[test]
@@ -181,13 +285,15 @@ fn services_and_policies_that_contradict_themselves_are_refused() {
             "`n/p` is there twice",
         ),
         (
-            "policies:\n- {name: p, namespace: n, scope: Global, action: Deny, rules: [[[{sourceIps: [10.0.0.0/77]}]]]}",
-            "state.yaml:2:",
+            "policies:\n- {name: p, namespace: n, scope: Global, action: Reject}",
+            "no reading of a policy is safe",
         ),
         (
-            "policies:\n- {name: p, namespace: n, scope: Global, action: Deny, rules: [[[{principals: [{regex: x}]}]]]}",
-            "regex",
+            "policies:\n- {name: p, namespace: n, scope: Everywhere, action: Deny}",
+            "no reading of a policy is safe",
         ),
+        ("policies:\n- {namespace: n, scope: Global, action: Deny}", "no reading of a policy is safe"),
+        ("policies:\n- deny everything", "expected a policy"),
     ] {
         let error = loaded(text).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");

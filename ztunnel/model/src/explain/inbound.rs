@@ -114,12 +114,12 @@ fn describe(policy: &Policy, matches: bool, unenforced: &[&str]) -> String {
     };
     let dry_run = if policy.dry_run { ", dry run" } else { "" };
     let verb = if matches { "matches" } else { "does not match" };
-    let layer_7 = if unenforced.is_empty() {
+    let in_doubt = if unenforced.is_empty() {
         String::new()
     } else {
         format!("; not enforced here: {}", unenforced.join(", "))
     };
-    format!("{} ({action}{dry_run}) {verb}{layer_7}", policy.key())
+    format!("{} ({action}{dry_run}) {verb}{in_doubt}", policy.key())
 }
 
 fn mode(mode: MtlsMode) -> &'static str {

@@ -1,6 +1,6 @@
 //! A policy as decisions read it: simplified once, when it enters the state.
 //!
-//! What is not enforced here is taken out such that access never widens. An ALLOW rule with such a part matches
+//! What is not enforced here, or not understood, is taken out such that access never widens. An ALLOW rule with such a part matches
 //! nothing. Of a DENY rule what is understood stays; a match of which nothing stays holds always, as it would
 //! have for some request.
 
@@ -24,9 +24,15 @@ pub(crate) struct Rule {
 
 impl Compiled {
     pub(crate) fn new(policy: Policy) -> Self {
-        let never = policy.action == Action::Allow && policy.extensions.is_given();
+        let in_doubt = policy.extensions.is_given() || !policy.not_understood.is_empty();
+        let never = policy.action == Action::Allow && in_doubt;
         let rules = policy.rules.iter().filter(|_| !never).filter_map(|rule| Rule::new(rule, policy.action));
-        Self { key: policy.key(), rules: rules.collect(), policy: Arc::new(policy) }
+        let mut rules: Vec<_> = rules.collect();
+        // What is not understood may have been meant for its rules.
+        if policy.action == Action::Deny && policy.rules.is_empty() && !policy.not_understood.is_empty() {
+            rules.push(Rule { clauses: Vec::new() });
+        }
+        Self { key: policy.key(), rules, policy: Arc::new(policy) }
     }
 
     pub(crate) fn matches(&self, attributes: &Attributes<'_>) -> bool {
@@ -37,8 +43,8 @@ impl Compiled {
 impl Rule {
     /// `None` if it can never hold.
     fn new(clauses: &[Vec<Match>], action: Action) -> Option<Self> {
-        let layer_7 = clauses.iter().flatten().any(|m| m.unenforced().next().is_some());
-        if layer_7 && action == Action::Allow {
+        let in_doubt = clauses.iter().flatten().any(|m| m.unenforced().next().is_some());
+        if in_doubt && action == Action::Allow {
             return None;
         }
         let clauses: Option<Vec<Option<Vec<Match>>>> = clauses.iter().map(|clause| reduced(clause)).collect();

@@ -28,8 +28,13 @@ impl Unenforced {
 }
 
 impl Match {
-    /// The fields that are given and not enforced.
-    pub fn unenforced(&self) -> impl Iterator<Item = &'static str> {
+    /// The fields that are given and not enforced: those of layer 7, and those that are not understood.
+    pub fn unenforced(&self) -> impl Iterator<Item = &str> {
+        let not_understood = self.not_understood.iter().map(String::as_str);
+        self.layer_7().map(|name: &str| name).chain(not_understood)
+    }
+
+    fn layer_7(&self) -> impl Iterator<Item = &'static str> + use<> {
         [
             ("hosts", self.hosts),
             ("notHosts", self.not_hosts),
@@ -63,6 +68,7 @@ impl Match {
             not_remote_ip_blocks: Unenforced::default(),
             when: Unenforced::default(),
             extensions: Unenforced::default(),
+            not_understood: Vec::new(),
             ..self.clone()
         }
     }
@@ -70,14 +76,27 @@ impl Match {
 
 impl Policy {
     /// The fields that are given anywhere in it and not enforced, each once.
-    pub fn unenforced(&self) -> Vec<&'static str> {
-        let own = self.extensions.is_given().then_some("extensions");
-        let matches = self.rules.iter().flatten().flatten();
-        let mut fields: Vec<_> = own.into_iter().chain(matches.flat_map(Match::unenforced)).collect();
-        fields.sort_unstable();
-        fields.dedup();
-        fields
+    pub fn unenforced(&self) -> Vec<&str> {
+        let own = self.not_understood.iter().map(String::as_str);
+        let matches = self.matches().flat_map(|m| m.not_understood.iter().map(String::as_str));
+        once_each(own.chain(matches).chain(self.layer_7()).collect())
     }
+
+    /// Those of them that are of layer 7.
+    pub fn layer_7(&self) -> Vec<&'static str> {
+        let own = self.extensions.is_given().then_some("extensions");
+        once_each(own.into_iter().chain(self.matches().flat_map(Match::layer_7)).collect())
+    }
+
+    fn matches(&self) -> impl Iterator<Item = &Match> {
+        self.rules.iter().flatten().flatten()
+    }
+}
+
+fn once_each(mut fields: Vec<&str>) -> Vec<&str> {
+    fields.sort_unstable();
+    fields.dedup();
+    fields
 }
 
 /// What a dump shows in place of the field's text.

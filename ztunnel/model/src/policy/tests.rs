@@ -35,13 +35,15 @@ impl Request {
 /// The meaning, written the slow way: every field of a match becomes (values that hold, values, negated that hold).
 pub(crate) fn reference_matches(policy: &Policy, request: &Request) -> bool {
     let allow = policy.action == Action::Allow;
-    if allow && policy.extensions.is_given() {
+    let in_doubt = !policy.not_understood.is_empty();
+    if allow && (policy.extensions.is_given() || in_doubt) {
         return false;
     }
-    let mut any_rule = false;
+    // What is in doubt may have been its rules.
+    let mut any_rule = in_doubt && policy.rules.is_empty();
     for rule in &policy.rules {
         // To allow on less than what was asked for would let in what nobody allowed.
-        let mut all_clauses = !(allow && rule.iter().flatten().any(has_layer_7));
+        let mut all_clauses = !(allow && rule.iter().flatten().any(has_more));
         for clause in rule {
             let mut any_match = clause.is_empty();
             for m in clause {
@@ -54,9 +56,10 @@ pub(crate) fn reference_matches(policy: &Policy, request: &Request) -> bool {
     any_rule
 }
 
-fn has_layer_7(m: &Match) -> bool {
+/// A part of layer 7, or one that is not understood.
+fn has_more(m: &Match) -> bool {
     let text = serde_json::to_value(m).unwrap();
-    text.as_object().unwrap().values().any(|value| value.is_string())
+    text.as_object().unwrap().iter().any(|(key, value)| key == "notUnderstood" || value.is_string())
 }
 
 fn reference_match(m: &Match, request: &Request) -> bool {
@@ -87,7 +90,7 @@ fn reference_match(m: &Match, request: &Request) -> bool {
         count(&m.destination_ports, &m.not_destination_ports, |p| *p == request.destination_port),
     ];
     // What was asked of layer 7 holds for some request, so to deny it all of them are denied.
-    let set = has_layer_7(m) || fields.iter().any(|f| f.values + f.negated > 0);
+    let set = has_more(m) || fields.iter().any(|f| f.values + f.negated > 0);
     set && fields.iter().all(|f| (f.values == 0 || f.holding > 0) && f.negated_holding == 0)
 }
 
@@ -155,23 +158,31 @@ fn match_() -> impl Strategy<Value = Match> {
         (few(net()), few(net())),
         (few(port()), few(port())),
         unenforced(),
+        not_understood(),
     )
-        .prop_map(|(namespaces, accounts, principals, sources, destinations, ports, paths)| Match {
-            namespaces: namespaces.0,
-            not_namespaces: namespaces.1,
-            service_accounts: accounts.0,
-            not_service_accounts: accounts.1,
-            principals: principals.0,
-            not_principals: principals.1,
-            source_ips: sources.0,
-            not_source_ips: sources.1,
-            destination_ips: destinations.0,
-            not_destination_ips: destinations.1,
-            destination_ports: ports.0,
-            not_destination_ports: ports.1,
-            paths,
-            ..Match::default()
+        .prop_map(|(namespaces, accounts, principals, sources, destinations, ports, paths, doubt)| {
+            Match {
+                namespaces: namespaces.0,
+                not_namespaces: namespaces.1,
+                service_accounts: accounts.0,
+                not_service_accounts: accounts.1,
+                principals: principals.0,
+                not_principals: principals.1,
+                source_ips: sources.0,
+                not_source_ips: sources.1,
+                destination_ips: destinations.0,
+                not_destination_ips: destinations.1,
+                destination_ports: ports.0,
+                not_destination_ports: ports.1,
+                paths,
+                not_understood: doubt,
+                ..Match::default()
+            }
         })
+}
+
+fn not_understood() -> impl Strategy<Value = Vec<String>> {
+    prop_oneof![9 => Just(Vec::new()), 1 => Just(vec!["colour".to_owned()])]
 }
 
 fn unenforced() -> impl Strategy<Value = Unenforced> {
@@ -188,8 +199,8 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let action = proptest::sample::select(vec![Action::Allow, Action::Deny]);
     let name = proptest::sample::select(vec!["p", "q", "r", "s"]);
     let namespace = proptest::sample::select(vec!["a", "b"]);
-    (rules, scope, action, name, namespace, proptest::bool::weighted(0.2), unenforced()).prop_map(
-        |(rules, scope, action, name, namespace, dry_run, extensions)| Policy {
+    (rules, scope, action, name, namespace, proptest::bool::weighted(0.2), unenforced(), not_understood())
+        .prop_map(|(rules, scope, action, name, namespace, dry_run, extensions, not_understood)| Policy {
             name: name.to_owned(),
             namespace: namespace.to_owned(),
             scope,
@@ -197,8 +208,8 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             rules,
             dry_run,
             extensions,
-        },
-    )
+            not_understood,
+        })
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
@@ -232,6 +243,7 @@ pub(crate) fn plain(rules: Vec<Vec<Vec<Match>>>) -> Policy {
         rules,
         dry_run: false,
         extensions: Unenforced::default(),
+        not_understood: Vec::new(),
     }
 }
 

@@ -34,6 +34,7 @@ fn policy(action: Action, name: &str) -> Policy {
         rules: vec![vec![vec![rule]]],
         dry_run: false,
         extensions: Unenforced::default(),
+        not_understood: Vec::new(),
     }
 }
 

@@ -126,6 +126,7 @@ async fn a_denial_is_not_taken_elsewhere() {
         rules: vec![vec![vec![Match { destination_ports: vec![8080], ..Match::default() }]]],
         dry_run: false,
         extensions: Unenforced::default(),
+        not_understood: Vec::new(),
     });
     insert(&mesh, web_endpoint("plain", Some(OTHER), Protocol::Tcp));
     tokio::spawn(serve(mesh.net.listen(at(OTHER, 8080)).await, 2));

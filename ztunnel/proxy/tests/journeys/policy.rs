@@ -23,6 +23,7 @@ fn deny(rule: Match) -> Policy {
         rules: vec![vec![vec![rule]]],
         dry_run: false,
         extensions: Unenforced::default(),
+        not_understood: Vec::new(),
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn policy(told: wire::Authorization) -> (Policy, Option<String>) {
         // Of a policy that may never have been one, nothing is believed that would take it out of force.
         dry_run: told.dry_run && action.is_some(),
         extensions: given(&told.extensions),
+        not_understood: Vec::new(),
     };
     flaws.unless(sound::policy(&policy).is_ok(), || "its name or namespace is none".to_owned());
     (policy, flaws.0)
@@ -50,7 +51,16 @@ pub(super) fn unreadable(name: &str) -> Result<Policy, String> {
     let (action, scope) = (Action::Allow, Scope::Namespace);
     let extensions = Unenforced::default();
     let (namespace, name) = (namespace.as_ref().to_owned(), name.as_ref().to_owned());
-    Ok(Policy { name, namespace, scope, action, rules: Vec::new(), dry_run: false, extensions })
+    Ok(Policy {
+        name,
+        namespace,
+        scope,
+        action,
+        rules: Vec::new(),
+        dry_run: false,
+        extensions,
+        not_understood: Vec::new(),
+    })
 }
 
 /// The first is told.
