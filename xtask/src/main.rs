@@ -6,6 +6,7 @@
 
 mod demo;
 mod ebpf;
+mod fuzz;
 mod packages;
 mod release;
 mod setup;
@@ -35,6 +36,8 @@ enum Verb {
         #[arg(long, value_name = "FILTER")]
         only: Option<String>,
     },
+    /// Fuzz a parser of what comes from outside
+    Fuzz(fuzz::Options),
     /// Install what building and running need: Debian packages and bpf-linker
     Setup,
     /// Build the kernel side into target/ebpf
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Demo(options) => demo::run(&options),
         Verb::Test { only } => test::run(only.as_deref()),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Setup => setup::everything(),
         Verb::Build => release::build().map(|daemon| println!("{}", daemon.display())),
         Verb::Ebpf => setup::for_ebpf().and_then(|tools| ebpf::build(&tools)),

@@ -38,9 +38,9 @@ pub use channel::{
 pub use file::{FileError, FileProblem, FileStatus};
 pub use instant::{Clock, system_clock};
 pub use names::{NameSettings, Names};
-pub use offline::{FileKind, FileReport, kind_of, read_pods, read_state};
+pub use offline::{FileKind, FileReport, kind_of, pods_of, read_pods, read_state, state_of};
 pub use pods::{FailMode, LocalPod, PodsFile};
-pub use revocation::{ListStatus, RevocationFiles, RevocationStatus};
+pub use revocation::{ListStatus, RevocationFiles, RevocationStatus, read_revocation_lists};
 pub use state::StateFile;
 pub use xds::{
     ControlPlane, ControlPlaneProblem, ControlPlaneSettings, ControlPlaneStatus, OnDemand, OnDemandSettings,

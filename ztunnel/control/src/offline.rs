@@ -43,14 +43,28 @@ pub fn kind_of(path: &Path) -> Result<FileKind, FileError> {
 }
 
 pub fn read_state(path: &Path, trust_domain: &TrustDomain) -> Result<(Arc<Snapshot>, FileReport), FileError> {
+    state_of(path, &read(path)?, trust_domain)
+}
+
+/// The state that the text of a file says; errors name `path`.
+pub fn state_of(
+    path: &Path,
+    text: &str,
+    trust_domain: &TrustDomain,
+) -> Result<(Arc<Snapshot>, FileReport), FileError> {
     let shared = SharedSnapshot::default();
-    let loaded = state::load(path, &read(path)?, trust_domain, &shared)?;
+    let loaded = state::load(path, text, trust_domain, &shared)?;
     Ok((shared.load(), loaded.into()))
 }
 
 pub fn read_pods(path: &Path) -> Result<(Vec<LocalPod>, FileReport), FileError> {
+    pods_of(path, &read(path)?)
+}
+
+/// The pods that the text of a file lists; errors name `path`.
+pub fn pods_of(path: &Path, text: &str) -> Result<(Vec<LocalPod>, FileReport), FileError> {
     let (sender, receiver) = tokio::sync::watch::channel(Arc::default());
-    let loaded = pods::load(path, &read(path)?, &sender)?;
+    let loaded = pods::load(path, text, &sender)?;
     let pods = receiver.borrow().to_vec();
     Ok((pods, loaded.into()))
 }

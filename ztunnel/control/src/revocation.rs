@@ -71,6 +71,11 @@ pub struct ListStatus {
     pub expired: bool,
 }
 
+/// What the text of a file of lists revokes, if one of `roots` stands behind all of it; errors name `path`.
+pub fn read_revocation_lists(path: &Path, text: &str, roots: &TrustBundle) -> Result<Revoked, FileError> {
+    Ok(lists::read(path, text, roots)?.into_iter().map(|list| list.list).collect())
+}
+
 impl RevocationFiles {
     /// Loads all files, which must be good, and follows their changes from then on. Lists count that are signed by one
     /// of `roots`, or by an authority whose certificate stands in the same file and leads to one of them.

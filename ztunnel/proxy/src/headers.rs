@@ -7,7 +7,8 @@ use model::{ClientAddr, Workload, service::Service, workload::WorkloadType};
 use telemetry::TraceId;
 use tunnel::ConnectHeaders;
 
-pub(crate) fn connect_headers(
+/// `source` is who connects, from `client`; `service` whom it asked for, if it was one; `trace` the connection's.
+pub fn connect_headers(
     source: &Workload,
     client: ClientAddr,
     service: Option<&Service>,
@@ -57,7 +58,7 @@ pub(crate) fn trace_of(headers: &ConnectHeaders) -> TraceId {
     TraceId::of(&headers.traceparent).unwrap_or_else(new_trace)
 }
 
-pub(crate) fn new_trace() -> TraceId {
+pub fn new_trace() -> TraceId {
     TraceId::new(rand::random())
 }
 

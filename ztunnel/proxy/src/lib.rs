@@ -27,6 +27,7 @@ mod standing;
 mod turns;
 mod upstream;
 
+pub use headers::{connect_headers, new_trace};
 pub use limits::ProxyLimits;
 pub use pods::{Arrival, LocalWorkload, PodSockets, Stop};
 pub use serve::{Proxy, ProxySettings};

@@ -1,0 +1,36 @@
+//! The bodies of the fuzz targets, as ordinary functions: each takes whatever comes, hands it to one of our parsers, and
+//! asserts what must hold of the answer. A fuzzer calls them with what it invents (`cargo xtask fuzz`), and the tests with
+//! the committed corpus.
+#![forbid(unsafe_code)]
+#![expect(clippy::expect_used, clippy::panic, reason = "a target fails by panicking")]
+
+mod authority;
+mod certificate;
+mod connect_headers;
+mod files;
+mod identity;
+mod policy;
+
+pub use authority::authority;
+pub use certificate::{certificate, revocation_list};
+pub use connect_headers::connect_headers;
+pub use files::{pods_file, state_file};
+pub use identity::spiffe_id;
+pub use policy::policy;
+
+/// All targets, by their names, which are those of their corpora.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("authority", authority),
+    ("certificate", certificate),
+    ("connect_headers", connect_headers),
+    ("pods_file", pods_file),
+    ("policy", policy),
+    ("revocation_list", revocation_list),
+    ("spiffe_id", spiffe_id),
+    ("state_file", state_file),
+];
+
+/// Text from outside that is no text is refused before any parser of ours sees it.
+fn text(data: &[u8]) -> Option<&str> {
+    std::str::from_utf8(data).ok()
+}
