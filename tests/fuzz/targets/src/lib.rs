@@ -18,8 +18,11 @@ pub use files::{pods_file, state_file};
 pub use identity::spiffe_id;
 pub use policy::policy;
 
+/// Takes whatever comes; panics if what must hold does not.
+pub type Target = fn(&[u8]);
+
 /// All targets, by their names, which are those of their corpora.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("authority", authority),
     ("certificate", certificate),
     ("connect_headers", connect_headers),

@@ -1,5 +1,4 @@
 //! Every entry of every corpus through its target: what a fuzzer has found once is found again by everybody's tests.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeSet, fs, path::Path};
 
