@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a daemon's tests and the demo run beside it. Of prometheus only `promtool`, which reads metrics pages.
-const TO_RUN: [&str; 5] = ["busybox", "curl", "iproute2", "nftables", "prometheus"];
+const TO_RUN: [&str; 6] = ["busybox", "curl", "iproute2", "iptables", "nftables", "prometheus"];
 /// A C compiler, for the cryptography in C that rustls uses.
 const TO_COMPILE: [&str; 2] = ["gcc", "libc6-dev"];
 /// Debian's newest rustc and the source of its library.

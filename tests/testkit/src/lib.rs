@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod cgroup;
 pub mod client;
+pub mod cni;
 pub mod control_plane;
 mod daemon;
 pub mod dns;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{Daemon, Node, Pod, Topology, daemon::Launch, requirements::BPFFS};
+use crate::{Daemon, Node, Pod, Topology, cni::CniPod, daemon::Launch, requirements::BPFFS};
 
 mod files;
 mod plan;
@@ -170,6 +170,27 @@ impl Mesh {
         bpf_directory(&self.topology, self.node(node))
     }
 
+    /// The node's pods as a CNI's agent knows them.
+    pub fn cni_pods(&self, node: usize) -> Vec<CniPod> {
+        let names = self.node(node).pods.iter().map(|pod| pod.name());
+        names.filter(|name| self.plan.of(name).enrolled).map(|name| self.cni_pod(name)).collect()
+    }
+
+    pub fn cni_pod(&self, name: &str) -> CniPod {
+        CniPod {
+            uid: format!("uid-{name}"),
+            name: name.to_owned(),
+            namespace: "default".to_owned(),
+            service_account: name.to_owned(),
+            netns: self.pod(name).netns(),
+        }
+    }
+
+    /// Where the node's daemon looks for a CNI's agent.
+    pub fn zds_socket(&self, node: &Node) -> PathBuf {
+        self.node_directory(node).join("zds.sock")
+    }
+
     fn node_directory(&self, node: &Node) -> PathBuf {
         self.directory.join(format!("node{}", node.number))
     }
@@ -210,6 +231,12 @@ impl Mesh {
             ("logFormat", json!("json")),
         ] {
             settings.insert(key.to_owned(), value);
+        }
+        if self.plan.cni {
+            for key in ["podsFile", "cgroupRoot", "kubeletCgroup"] {
+                settings.remove(key);
+            }
+            settings.insert("cni".to_owned(), json!({ "zdsSocket": self.zds_socket(node) }));
         }
         settings.extend(self.plan.settings.clone());
         if settings.contains_key("controlPlane") {

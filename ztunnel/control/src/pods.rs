@@ -25,6 +25,9 @@ pub struct LocalPod {
     pub uid: WorkloadUid,
     /// Any path that opens as a network namespace.
     pub netns: PathBuf,
+    /// What the pod runs as, if that is known here: should the mesh's state differ, the pod has no identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
     /// One or two, at most one of each family.
     pub ips: Vec<IpAddr>,
     #[serde(default)]

@@ -18,6 +18,7 @@ use std::{
 };
 
 use rand::Rng;
+use serde::Serialize;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -52,10 +53,12 @@ pub trait CniPods: Send + Sync + 'static {
 }
 
 /// How the connection to the agent stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ZdsStatus {
     pub connected: bool,
     /// When the agent last had named all its pods.
+    #[serde(serialize_with = "crate::instant::rfc3339_option")]
     pub complete: Option<SystemTime>,
     pub requests: u64,
     /// Requests that were answered with an error.
@@ -71,9 +74,9 @@ pub struct Zds {
 }
 
 impl Zds {
-    /// Connects to the agent's socket, now and whenever the connection is lost.
-    pub fn start(path: &Path, pods: Arc<impl CniPods>) -> Self {
-        let (sender, status) = watch::channel(ZdsStatus::default());
+    /// Connects to the agent's socket, now and whenever the connection is lost, and tells it by `sender`.
+    pub fn start(path: &Path, pods: Arc<impl CniPods>, sender: watch::Sender<ZdsStatus>) -> Self {
+        let status = sender.subscribe();
         let following = tokio::spawn(follow(path.to_owned(), pods, sender));
         Self { status, _following: AbortOnDropHandle::new(following) }
     }

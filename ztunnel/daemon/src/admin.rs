@@ -10,14 +10,14 @@ mod unix;
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
-use control::{Certificates, FileStatus, RevocationFiles};
+use control::{Certificates, RevocationFiles};
 use hyper::{Method, StatusCode};
 use model::SharedSnapshot;
 use telemetry::{
     Ledgers,
     metrics::{Exporter, limit_used},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Tunnel, Usage};
 
@@ -27,6 +27,7 @@ use crate::{
     logging::{DroppedLines, Levels},
     metrics,
     node::Node,
+    pods::PodsStatus,
     state::StateStatus,
 };
 
@@ -44,7 +45,7 @@ pub(crate) struct Admin {
     pub(crate) dropped: DroppedLines,
     pub(crate) levels: Levels,
     pub(crate) state: StateStatus,
-    pub(crate) pods: watch::Receiver<FileStatus>,
+    pub(crate) pods: PodsStatus,
     pub(crate) revocation: RevocationFiles,
     /// Fired when every pod that could be enrolled is, and the programs are attached.
     pub(crate) ready: CancellationToken,

@@ -1,6 +1,7 @@
 //! The daemon's configuration: flags, environment and file become one valid [`Config`], once.
 
 mod access_log;
+mod cni;
 mod control_plane;
 mod dns;
 mod limits;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use self::limits::Limits;
 pub(crate) use self::{
-    access_log::AccessLog, control_plane::ControlPlaneSection, dns::Dns, same_node::SameNode,
+    access_log::AccessLog, cni::Cni, control_plane::ControlPlaneSection, dns::Dns, same_node::SameNode,
 };
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
@@ -108,6 +109,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "ZTUNNEL_INSPECTION_INTERVAL", value_name = "DURATION")]
     inspection_interval: Option<Span>,
     #[arg(skip)]
+    cni: Cni,
+    #[arg(skip)]
     dns: Dns,
     #[arg(skip)]
     control_plane: Option<ControlPlaneSection>,
@@ -130,9 +133,11 @@ pub(crate) struct Config {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) cluster_id: String,
     pub(crate) state_file: Option<PathBuf>,
-    pub(crate) pods_file: PathBuf,
+    /// `None` where a CNI's agent names the pods.
+    pub(crate) pods_file: Option<PathBuf>,
     pub(crate) bpf_dir: PathBuf,
-    pub(crate) cgroup_root: PathBuf,
+    /// `None` where nothing of ours is attached.
+    pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) node_netns: PathBuf,
     pub(crate) kubelet_cgroup: Option<PathBuf>,
     pub(crate) resolv_conf: PathBuf,
@@ -150,6 +155,7 @@ pub(crate) struct Config {
     pub(crate) connect_deadline: Span,
     pub(crate) handshake_deadline: Span,
     pub(crate) inspection_interval: Span,
+    pub(crate) cni: Cni,
     pub(crate) dns: Dns,
     pub(crate) control_plane: Option<ControlPlaneSection>,
     pub(crate) limits: Limits,
@@ -178,16 +184,16 @@ pub(crate) fn load(file: Option<&Path>, given: Settings) -> anyhow::Result<Confi
 /// Whether a file would do. Paths may be given by flag or environment.
 pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
     let elsewhere = || Some(PathBuf::from("/given/elsewhere"));
-    let settings = read(file)?;
+    let file = read(file)?;
     let given = Settings {
-        state_file: elsewhere().filter(|_| settings.control_plane.is_none()),
-        pods_file: elsewhere(),
+        state_file: elsewhere().filter(|_| file.control_plane.is_none()),
+        pods_file: elsewhere().filter(|_| file.cni.zds_socket.is_none()),
         ca_key: elsewhere(),
         ca_certificate: elsewhere(),
         cgroup_root: elsewhere(),
         ..Settings::default()
     };
-    Config::new(given.or(settings)).map(|_| ())
+    Config::new(given.or(file)).map(|_| ())
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
@@ -223,6 +229,7 @@ impl Settings {
             handshake_deadline: self.handshake_deadline.or(other.handshake_deadline),
             inspection_interval: self.inspection_interval.or(other.inspection_interval),
             // Sections are in the file only.
+            cni: other.cni,
             dns: other.dns,
             control_plane: other.control_plane,
             limits: other.limits,
@@ -236,14 +243,26 @@ impl Settings {
 impl Config {
     fn new(settings: Settings) -> anyhow::Result<Self> {
         let everywhere = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        let (pods_file, cgroup_root) = match &settings.cni.zds_socket {
+            Some(_) if settings.pods_file.is_some() => {
+                bail!(
+                    "podsFile and cni.zdsSocket are both set: either the file names the pods, or the CNI's agent"
+                )
+            }
+            Some(_) => (None, None),
+            None => {
+                let cgroup_root = settings.cgroup_root.map_or_else(default_cgroup_root, Ok)?;
+                (Some(needed(settings.pods_file, "podsFile", "--pods-file")?), Some(cgroup_root))
+            }
+        };
         let config = Self {
             node_name: settings.node_name.unwrap_or_default(),
             trust_domain: settings.trust_domain.map_or_else(|| "cluster.local".parse(), Ok)?,
             cluster_id: settings.cluster_id.unwrap_or_else(|| "Kubernetes".to_owned()),
             state_file: settings.state_file,
-            pods_file: needed(settings.pods_file, "podsFile", "--pods-file")?,
+            pods_file,
             bpf_dir: settings.bpf_dir.unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
-            cgroup_root: settings.cgroup_root.map_or_else(default_cgroup_root, Ok)?,
+            cgroup_root,
             node_netns: settings.node_netns.unwrap_or_else(|| "/proc/1/ns/net".into()),
             kubelet_cgroup: settings.kubelet_cgroup,
             resolv_conf: settings.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
@@ -265,6 +284,7 @@ impl Config {
             connect_deadline: settings.connect_deadline.unwrap_or(Span(Duration::from_secs(10))),
             handshake_deadline: settings.handshake_deadline.unwrap_or(Span(Duration::from_secs(10))),
             inspection_interval: settings.inspection_interval.unwrap_or(Span(Duration::from_secs(2))),
+            cni: settings.cni,
             dns: settings.dns,
             control_plane: settings.control_plane,
             limits: settings.limits,

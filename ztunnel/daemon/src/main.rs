@@ -4,6 +4,7 @@
 mod admin;
 mod ask;
 mod certificates;
+mod cni;
 mod config;
 mod crowd;
 mod explanation;
@@ -13,6 +14,7 @@ mod metrics;
 mod node;
 mod offline;
 mod plaintext;
+mod pods;
 mod profile;
 mod run;
 mod sockets;

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tunnel::TunnelLoad;
 
-use crate::{admin::Admin, certificates, files, logging::DroppedLines, state, verdicts};
+use crate::{admin::Admin, certificates, cni, files, logging::DroppedLines, state, verdicts};
 
 const POOL_CONNECTIONS: &str = "ztunnel_pool_connections";
 const TUNNEL_STREAMS: &str = "ztunnel_tunnel_streams";
@@ -39,6 +39,7 @@ pub(crate) fn describe() {
     DroppedLines::describe();
     files::describe();
     certificates::describe();
+    cni::describe();
     state::describe();
     describe_gauge!(POOL_CONNECTIONS, "Outbound tunnel connections, those that are being made included.");
     describe_gauge!(TUNNEL_STREAMS, "Open streams of all tunnels, outbound and inbound.");
@@ -55,7 +56,8 @@ pub(crate) fn page(admin: &Admin) -> Arc<str> {
         verdicts::record(admin.node.parts.redirector.verdicts());
         admin.dropped.record();
         admin.record_limits();
-        let pods = Some(("pods", admin.pods.borrow().clone()));
+        admin.pods.record();
+        let pods = admin.pods.file().map(|status| ("pods", status));
         let state = admin.state.file().map(|status| ("state", status));
         let files: Vec<_> = state.into_iter().chain(pods).collect();
         files.iter().for_each(|(file, status)| files::record(file, status));

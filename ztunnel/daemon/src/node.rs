@@ -20,7 +20,7 @@ use control::{Certificates, LocalPod};
 use model::{SharedSnapshot, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
 use proxy::{LocalWorkload, Proxy, Stop};
-use redirect::{EnrolledPod, OlderConnection, RedirectError, Redirector};
+use redirect::{EnrolledPod, OlderConnection, RedirectError, Redirection};
 use telemetry::Ledgers;
 use tokio::{
     runtime::Handle,
@@ -50,6 +50,8 @@ pub(crate) struct Node {
     endings: TaskTracker,
     told_superseded: AtomicBool,
     strangers_forgotten: AtomicBool,
+    /// The list that was last gone through.
+    reconciled: watch::Sender<Arc<Vec<LocalPod>>>,
 }
 
 #[derive(Clone)]
@@ -65,7 +67,7 @@ struct Enrolled {
 
 /// What the node is made of, before it has any pod.
 pub(crate) struct Parts {
-    pub(crate) redirector: Arc<Redirector>,
+    pub(crate) redirector: Arc<Redirection>,
     pub(crate) proxy: Arc<Proxy<Certificates>>,
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) certificates: Arc<Certificates>,
@@ -89,6 +91,7 @@ impl Node {
             endings: TaskTracker::new(),
             told_superseded: AtomicBool::new(false),
             strangers_forgotten: AtomicBool::new(false),
+            reconciled: watch::Sender::default(),
         })
     }
 
@@ -112,6 +115,7 @@ impl Node {
                     }
                     let list = Arc::clone(&desired.borrow_and_update());
                     self.reconcile(&list).await;
+                    self.reconciled.send_replace(list);
                 }
                 _ = retries.tick() => {
                     if !self.problems.lock().is_empty() {
@@ -124,6 +128,24 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Waits until the list has been gone through with `pod` as it is, and tells what keeps the pod from being served.
+    pub(crate) async fn tried(&self, pod: &LocalPod) -> Result<(), String> {
+        let mut reconciled = self.reconciled.subscribe();
+        // The sender is ours, so it is there.
+        let _ = reconciled.wait_for(|list| list.contains(pod)).await;
+        match self.problems.lock().get(&pod.uid) {
+            Some(problem) => Err(problem.clone()),
+            None if self.drain.is_cancelled() => Err("this daemon is draining".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// No new pod is enrolled, and where another daemon listens in our place, what is new is left to it.
+    pub(crate) fn begin_to_drain(&self) {
+        self.drain.cancel();
+        self.parts.redirector.hand_over();
     }
 
     /// The connections that passed by us because they are older than their pod's enrolment.
@@ -260,7 +282,8 @@ impl Node {
     fn serve(&self, desired: &LocalPod, pod: Arc<EnrolledPod>) -> Enrolled {
         let stop = Stop { drain: self.drain.child_token(), cut: CancellationToken::new() };
         let (mtls, seen_mtls) = watch::channel(desired.mtls);
-        let local = LocalWorkload { uid: desired.uid.clone(), mtls: seen_mtls };
+        let (uid, service_account) = (desired.uid.clone(), desired.service_account.clone());
+        let local = LocalWorkload { uid, service_account, mtls: seen_mtls };
         let sockets = Arc::new(Sockets(Arc::clone(&pod)));
         let names = self.serve_names(&pod, &stop);
         let proxy = Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone());
@@ -307,7 +330,7 @@ impl Enrolled {
     }
 
     fn is_in_namespace_of(&self, desired: &LocalPod) -> bool {
-        self.desired.netns == desired.netns && self.pod.namespace().is_named()
+        self.desired.netns == desired.netns && self.pod.namespace().is_at(&desired.netns)
     }
 
     /// Served from now on as `desired` says.

@@ -3,13 +3,13 @@
 //! Connections are carried by the data plane's threads. Everything else (files, certificates, enrolment, admin)
 //! runs on this one thread, so that no push of state and no scrape stands in a connection's way.
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{fs::File, future::pending, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use control::{Certificates, NameSettings, Names, PodsFile, RevocationFiles, system_clock};
+use control::{Certificates, NameSettings, Names, RevocationFiles, system_clock};
 use model::{Revoked, SharedSnapshot};
 use proxy::{Proxy, ProxySettings};
-use redirect::Redirector;
+use redirect::{Captured, Redirection, Redirector};
 use telemetry::{Ledgers, metrics as telemetry_metrics};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
@@ -27,6 +27,7 @@ use crate::{
     logging::Log,
     metrics,
     node::{Node, Parts},
+    pods::PodSource,
     state::State,
 };
 
@@ -65,7 +66,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     metrics::describe();
     let snapshot = Arc::new(SharedSnapshot::default());
     let state = Arc::new(State::start(&config, &snapshot).await?);
-    let pods = PodsFile::start(&config.pods_file).await?;
+    let pods = PodSource::open(&config).await?;
     let (certificates, roots) = certificates::start(&config)?;
     let certificates = Arc::new(certificates);
     let revocation = RevocationFiles::start(&config.revocation_lists, roots, system_clock()).await?;
@@ -77,7 +78,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     let names = Arc::new(Names::open(&config.resolv_conf, NameSettings::default()));
     let proxy =
         Proxy::new(proxy_settings, Arc::clone(&snapshot), tunnel.clone(), Arc::clone(&ledgers), names);
-    let redirector = Arc::new(start_redirector(&config, data_plane.handle())?);
+    let redirector = Arc::new(start_redirection(&config, data_plane.handle())?);
     let beating = Arc::clone(&redirector);
     data_plane.spawn(async move { beating.keep_beating().await });
     let node = Node::new(Parts {
@@ -92,6 +93,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         drain_deadline: config.drain_deadline.0,
     });
     let (ready, quit) = (CancellationToken::new(), CancellationToken::new());
+    let desired = pods.pods();
     let admin = Arc::new(Admin {
         config: config.clone(),
         snapshot,
@@ -109,7 +111,6 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         quit: quit.clone(),
     });
     admin::serve(&admin).await?;
-    let desired = pods.pods();
     let first = Arc::clone(&desired.borrow());
     state.keep(&first);
     tokio::spawn(Arc::clone(&state).follow(desired.clone()));
@@ -118,6 +119,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         tracing::info!("stopped before the mesh was known");
         return Ok(());
     }
+    let pods = pods.follow(&node);
     node.start(&first).await.context("attaching the node's programs")?;
     tokio::spawn(Arc::clone(&node).run(desired));
     tokio::spawn(Arc::clone(&node).watch_over());
@@ -131,12 +133,17 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
             }
         }
     });
-    ready.cancel();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), pods = first.len(), "ready");
+    let serving = async {
+        pods.complete().await;
+        ready.cancel();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), pods = node.status().len(), "ready");
+        pending::<()>().await;
+    };
     tokio::select! {
         () = stopped.cancelled() => {}
         // Whoever asked for it hears that it was understood.
         () = quit.cancelled() => sleep(LAST_WORDS).await,
+        () = serving => {}
     }
     drain(&node, &tunnel, &ledgers, config.drain_deadline.0).await;
     Ok(())
@@ -147,7 +154,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
 async fn drain(node: &Node, tunnel: &Tunnel<Certificates>, ledgers: &Ledgers, within: Duration) {
     let open = ledgers.live().len();
     tracing::info!(open, deadline = ?within, "draining");
-    node.drain.cancel();
+    node.begin_to_drain();
     let ended = async {
         while !ledgers.live().is_empty() {
             sleep(DRAIN_POLL).await;
@@ -200,20 +207,24 @@ fn heed(revocation: &RevocationFiles, certificates: &Arc<Certificates>, tunnel: 
     });
 }
 
-fn start_redirector(config: &Config, data_plane: &Handle) -> anyhow::Result<Redirector> {
+fn start_redirection(config: &Config, data_plane: &Handle) -> anyhow::Result<Redirection> {
+    let Some(cgroup_root) = config.cgroup_root.clone() else {
+        return Ok(Redirection::Cni(Captured::new(data_plane.clone())));
+    };
     let node = config.node_netns.display();
     File::open(&config.node_netns).with_context(|| {
         format!("nodeNetns: {node}; name a path that opens as the node's network namespace")
     })?;
     let settings = redirect::Settings {
         bpf_dir: config.bpf_dir.clone(),
-        cgroup_root: config.cgroup_root.clone(),
+        cgroup_root,
         node_netns: Some(config.node_netns.clone()),
         kubelet_cgroup: config.kubelet_cgroup.clone(),
         data_plane: data_plane.clone(),
     };
-    Redirector::start(settings)
-        .context("loading the node's programs (`ztunnel check` says what the kernel lacks)")
+    let redirector = Redirector::start(settings)
+        .context("loading the node's programs (`ztunnel check` says what the kernel lacks)")?;
+    Ok(Redirection::Ebpf(Box::new(redirector)))
 }
 
 fn dns_settings(config: &Config) -> dns::Settings {

@@ -8,6 +8,10 @@ use crate::{WorkloadUid, identity::TrustDomain, policy::PolicyKey, service::Serv
 pub enum Refusal {
     #[error("the local workload {0} is not in the mesh state, so it has no identity")]
     UnknownSource(WorkloadUid),
+    #[error(
+        "the mesh state has workload {0} under another service account than the one the pod was enrolled with"
+    )]
+    WrongServiceAccount(WorkloadUid),
     #[error("{0} is not an address of the workload it was sent to")]
     WrongDestination(SocketAddr),
     #[error("`{0}` is not an ip:port or a known service host:port")]
@@ -61,6 +65,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::UnknownSource(_) => "unknown_source",
+            Self::WrongServiceAccount(_) => "wrong_service_account",
             Self::WrongDestination(_) => "wrong_destination",
             Self::BadAuthority(_) => "bad_authority",
             Self::UnknownDestination(_) => "unknown_destination",
@@ -94,6 +99,7 @@ impl Refusal {
             | Self::OtherTrustDomain(_)
             | Self::NotInRegistry(_) => RefusalKind::Denied,
             Self::UnknownSource(_)
+            | Self::WrongServiceAccount(_)
             | Self::UnknownDestination(_)
             | Self::ReservedPort(_)
             | Self::NoSuchServicePort { .. }

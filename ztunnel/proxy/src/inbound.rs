@@ -237,7 +237,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
 
     pub(crate) fn workload<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a Arc<Workload>, Refusal> {
         let uid = &self.local.uid;
-        snapshot.workload(uid).ok_or_else(|| Refusal::UnknownDestination(uid.to_string()))
+        self.own(snapshot)?.ok_or_else(|| Refusal::UnknownDestination(uid.to_string()))
     }
 
     /// Judged here and not earlier: the place is entered, so no change of policy goes unseen.

@@ -40,6 +40,8 @@ pub struct Arrival {
 #[derive(Clone, Debug)]
 pub struct LocalWorkload {
     pub uid: WorkloadUid,
+    /// What it runs as, as far as the node knows.
+    pub service_account: Option<String>,
     /// What the node asks for this pod, besides what the mesh's settings say. May change while the pod is served; what
     /// is open is judged by it too.
     pub mtls: watch::Receiver<Option<MtlsMode>>,

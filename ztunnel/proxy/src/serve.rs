@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use model::{
-    Role, SharedSnapshot, Snapshot, SpiffeId, SvidSource, WorkloadUid,
+    Refusal, Role, SharedSnapshot, Snapshot, SpiffeId, SvidSource, Workload, WorkloadUid,
     demand::Demand,
     names::HostNames,
     outlier::{OutlierSettings, Outliers},
@@ -186,6 +186,19 @@ pub(crate) struct Pod<S: SvidSource, P> {
 impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.proxy.snapshot.load()
+    }
+
+    /// The pod as the mesh knows it. A pod that was made anew under its old name may be another one by now, which the
+    /// mesh does not know yet.
+    pub(crate) fn own<'a>(&self, snapshot: &'a Snapshot) -> Result<Option<&'a Arc<Workload>>, Refusal> {
+        let LocalWorkload { uid, service_account, .. } = &self.local;
+        let workload = snapshot.workload(uid);
+        let runs_as =
+            |account: &String| workload.is_none_or(|workload| workload.identity.service_account() == account);
+        if service_account.as_ref().is_none_or(runs_as) {
+            return Ok(workload);
+        }
+        Err(Refusal::WrongServiceAccount(uid.clone()))
     }
 
     /// Runs a journey until it ends or the pod is cut. Dropping it resets its sockets and closes its ledger.

@@ -98,7 +98,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         loop {
             let snapshot = self.snapshot();
             let uid = &self.local.uid;
-            let source = snapshot.workload(uid).ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
+            let source = self.own(&snapshot)?.ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
             ledger.set_source(source);
             refuse_loop(source, client, destination)?;
             let outset = Outset { snapshot: &snapshot, source, client };

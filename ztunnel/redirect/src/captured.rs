@@ -1,4 +1,4 @@
-//! A pod whose traffic somebody else redirects: a CNI, by rules of netfilter in the pod's network namespace.
+//! Pods whose traffic somebody else redirects: a CNI, by rules of netfilter in each pod's network namespace.
 //!
 //! Nothing of ours is attached there. The rules send connections to fixed ports, on which we listen; where a connection
 //! was going is what netfilter remembers of it. Our own sockets carry the mark by which the rules let them pass, and by
@@ -7,13 +7,13 @@
 use std::{
     future::pending,
     io,
-    net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-    sync::Arc,
+    net::{Shutdown, SocketAddr},
+    sync::atomic::AtomicBool,
 };
 
-use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
+use model::{OriginalDst, Role};
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
@@ -21,101 +21,79 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Accepted, NetworkNamespace, RedirectError, dns::original_destination, listener, pod::canonical, socket,
+    EnrolledPod, NetworkNamespace, PodSpec, RedirectError,
+    dns::original_destination,
+    listener::listen_beside,
+    pod::{Capture, Listeners, canonical},
 };
 
-/// Holding it keeps the pod's namespace alive.
+/// Enrols pods that a CNI redirects.
 #[derive(Debug)]
-pub struct CapturedPod {
-    namespace: NetworkNamespace,
-    /// By role; empty once they are closed.
-    listeners: [Mutex<Option<Arc<TcpListener>>>; Role::ALL.len()],
-    stopped: CancellationToken,
+pub struct Captured {
+    data_plane: Handle,
+    /// Fired when another daemon takes over.
+    leaving: CancellationToken,
 }
 
-impl CapturedPod {
-    /// Listens in the namespace that `netns` is. The listeners are polled on `data_plane`.
-    pub fn open(uid: &WorkloadUid, netns: OwnedFd, data_plane: &Handle) -> Result<Self, RedirectError> {
-        let namespace = NetworkNamespace::from_descriptor(netns)?;
+impl Captured {
+    /// The pods' listeners will be polled on `data_plane`.
+    pub fn new(data_plane: Handle) -> Self {
+        Self { data_plane, leaving: CancellationToken::new() }
+    }
+
+    pub(crate) fn enrol(&self, spec: PodSpec) -> Result<EnrolledPod, RedirectError> {
+        let namespace = NetworkNamespace::open(&spec.netns)?.held();
         if namespace.is_home().map_err(inside("comparing it with the daemon's own"))? {
             let problem = "its network namespace is the daemon's own";
-            return Err(RedirectError::Pod { uid: uid.to_string(), problem });
+            return Err(RedirectError::Pod { uid: spec.uid.to_string(), problem });
         }
-        let _data_plane = data_plane.enter();
-        let listen = |role| {
-            let bound = namespace.enter(|| listener::listen_beside(role)).and_then(|listener| listener);
-            let listener = bound.and_then(TcpListener::from_std).map_err(inside(listening(role)))?;
-            Ok::<_, RedirectError>(Mutex::new(Some(Arc::new(listener))))
-        };
-        let listeners = [listen(Role::ALL[0])?, listen(Role::ALL[1])?, listen(Role::ALL[2])?];
-        Ok(Self { namespace, listeners, stopped: CancellationToken::new() })
+        let cookie = namespace.cookie().map_err(inside("asking for its cookie"))?;
+        let listeners = Listeners::open(|role| self.listen(&namespace, role))?;
+        let capture = Capture::Rules { leaving: self.leaving.clone() };
+        let (captured, older) = (AtomicBool::new(true), Mutex::default());
+        Ok(EnrolledPod { spec, namespace, cookie, listeners, capture, captured, older })
     }
 
-    pub fn namespace(&self) -> &NetworkNamespace {
-        &self.namespace
+    /// What has arrived already is taken; whoever comes later is another daemon's, or refused.
+    pub(crate) fn hand_over(&self) {
+        self.leaving.cancel();
     }
 
-    /// Takes what has arrived already, then listens no more: whoever comes later is another daemon's, or refused.
-    pub fn stop_listening(&self) {
-        self.stopped.cancel();
+    fn listen(&self, namespace: &NetworkNamespace, role: Role) -> Result<TcpListener, RedirectError> {
+        let listener = namespace.enter(|| listen_beside(role)).and_then(|listener| listener);
+        let _data_plane = self.data_plane.enter();
+        listener.and_then(TcpListener::from_std).map_err(inside(listening(role)))
     }
+}
 
-    /// The next connection of `role`; never, once all that had arrived are taken after [`Self::stop_listening`].
-    pub async fn accept(&self, role: Role) -> io::Result<Accepted> {
-        loop {
-            let Some(listener) = self.listener(role) else { return pending().await };
-            let (stream, client) = tokio::select! {
-                biased;
-                arrived = listener.accept() => arrived?,
-                () = self.stopped.cancelled() => {
-                    *self.slot(role).lock() = None;
-                    continue;
-                }
-            };
-            if let Some(destination) = destination(role, &stream) {
-                let client = ClientAddr(canonical(client));
-                return Ok(Accepted { stream, client, destination });
-            }
+/// The next connection, or never again once `leaving` has fired and all that had arrived before are taken.
+pub(crate) async fn accept_until(
+    leaving: &CancellationToken,
+    listener: &TcpListener,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    tokio::select! {
+        biased;
+        arrived = listener.accept() => arrived,
+        () = leaving.cancelled() => {
+            // The port is free at once, whoever else holds the descriptor.
+            SockRef::from(listener).shutdown(Shutdown::Both)?;
+            pending().await
         }
-    }
-
-    /// From the pod's own address; never captured.
-    pub async fn connect(&self, target: SocketAddr) -> io::Result<TcpStream> {
-        let socket = socket::open_marked(&self.namespace, target)?;
-        socket::into_tokio(socket).connect(target).await
-    }
-
-    /// To the pod's application, as if from `source`; from the pod itself if there is none. The CNI's rules remember the
-    /// mark, and lead the answers back.
-    pub async fn connect_application(
-        &self,
-        source: Option<IpAddr>,
-        target: SocketAddr,
-    ) -> io::Result<TcpStream> {
-        let Some(source) = source else { return self.connect(target).await };
-        socket::connect_as(source, target, || socket::open_marked(&self.namespace, target)).await
-    }
-
-    fn listener(&self, role: Role) -> Option<Arc<TcpListener>> {
-        self.slot(role).lock().clone()
-    }
-
-    fn slot(&self, role: Role) -> &Mutex<Option<Arc<TcpListener>>> {
-        &self.listeners[role as usize]
     }
 }
 
 /// Where the client was going. `None` if it came to the listener by itself, past all rules: to serve it would have the
 /// daemon connect to itself.
-fn destination(role: Role, stream: &TcpStream) -> Option<OriginalDst> {
+pub(crate) fn destination(role: Role, stream: &TcpStream) -> Option<OriginalDst> {
     // A client that has gone already leaves a socket without a name.
     let local = stream.local_addr().ok().map(canonical)?;
     let destination = match role {
         Role::InboundHbone => local,
-        Role::Outbound | Role::InboundPlaintext => original_destination(stream).map(canonical).ok()?,
+        Role::Outbound | Role::InboundPlaintext => {
+            original_destination(stream).ok().map(canonical).filter(|original| *original != local)?
+        }
     };
-    let came_by_itself = role != Role::InboundHbone && destination == local;
-    (!came_by_itself && !destination.ip().is_loopback()).then_some(OriginalDst(destination))
+    (!destination.ip().is_loopback()).then_some(OriginalDst(destination))
 }
 
 fn listening(role: Role) -> &'static str {

@@ -3,7 +3,8 @@
 //! The only home of aya and of unsafe code. A pod is enrolled by [`Redirector::enrol`], which prepares its
 //! network namespace and answers with an [`EnrolledPod`]: three listeners, one for each [`model::Role`], and the
 //! two kinds of connection a proxy opens there. What is attached is pinned in bpffs and outlives this process, so a
-//! pod that chose to fail closed stays closed while the daemon restarts.
+//! pod that chose to fail closed stays closed while the daemon restarts. Where a CNI redirects
+//! ([`Captured`]), nothing is attached, and a pod is the listeners and the connections alone.
 
 mod address;
 mod bpf;
@@ -24,13 +25,14 @@ mod objects;
 mod older;
 mod pins;
 mod pod;
+mod redirection;
 mod redirector;
 mod routing;
 mod scratch;
 mod socket;
 mod sysctl;
 
-pub use captured::CapturedPod;
+pub use captured::Captured;
 pub use conntrack::Conntrack;
 pub use descriptors::{descriptors, raise_descriptor_limit};
 pub use dns::{DnsListeners, original_destination};
@@ -41,4 +43,5 @@ pub use memory::give_back_memory;
 pub use namespace::NetworkNamespace;
 pub use older::OlderConnection;
 pub use pod::{Accepted, EnrolledPod, FailMode, PodSpec};
+pub use redirection::Redirection;
 pub use redirector::{Redirector, Settings};

@@ -4,11 +4,7 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        linux::fs::MetadataExt,
-        unix::fs::OpenOptionsExt,
-    },
+    os::{fd::AsRawFd, linux::fs::MetadataExt, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process, ptr,
     sync::OnceLock,
@@ -41,17 +37,6 @@ impl NetworkNamespace {
         let failed = |source| RedirectError::Namespace { path: path.to_owned(), source };
         // A FIFO would otherwise hold this thread until somebody writes to it.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-        Self::of(file, path)
-    }
-
-    /// One that somebody has opened for us.
-    pub fn from_descriptor(netns: OwnedFd) -> Result<Self, RedirectError> {
-        let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd()));
-        Self::of(netns.into(), &path)
-    }
-
-    fn of(file: File, path: &Path) -> Result<Self, RedirectError> {
-        let failed = |source| RedirectError::Namespace { path: path.to_owned(), source };
         let kind = fstatfs(&file).map_err(|errno| failed(errno.into()))?.filesystem_type();
         let refused = |what| failed(io::Error::new(io::ErrorKind::InvalidInput, what));
         if kind != NSFS_MAGIC {
@@ -68,6 +53,12 @@ impl NetworkNamespace {
     pub(crate) fn is_home(&self) -> io::Result<bool> {
         let own = home()?.metadata()?;
         Ok((own.st_dev(), own.st_ino()) == self.identity)
+    }
+
+    /// Named from now on by our own descriptor: for one that came by a descriptor that somebody else may close.
+    pub(crate) fn held(self) -> Self {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        Self { path, ..self }
     }
 
     /// Whether the path it was opened by still names it. A pod's namespace goes when the pod goes, but for the

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{
         Arc,
@@ -17,8 +17,9 @@ use model::{ClientAddr, OriginalDst, Role, WorkloadUid};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
-use crate::{NetworkNamespace, RedirectError, address::words, listener::was_steered, socket};
+use crate::{NetworkNamespace, RedirectError, address::words, captured, listener::was_steered, socket};
 
 /// What an enrolled pod's traffic does when no daemon is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,11 +63,20 @@ pub struct EnrolledPod {
     pub(crate) namespace: NetworkNamespace,
     pub(crate) cookie: u64,
     pub(crate) listeners: Listeners,
-    pub(crate) owners: Arc<OwnedFd>,
+    pub(crate) capture: Capture,
     /// Whether its new connections come to us; those that stand go on without.
     pub(crate) captured: AtomicBool,
     /// The application's connections that are older than this enrolment: own end, far end.
     pub(crate) older: Mutex<HashMap<(SocketAddr, SocketAddr), Role>>,
+}
+
+/// Who brings the pod's connections to the listeners.
+#[derive(Debug)]
+pub(crate) enum Capture {
+    /// Our programs, which know our own sockets by the map behind this.
+    Programs { owners: Arc<OwnedFd> },
+    /// The rules of a CNI. When it fires, another daemon listens in our place.
+    Rules { leaving: CancellationToken },
 }
 
 /// One for each role. A pod with CAP_NET_ADMIN can close them; then each is replaced by itself, since somebody waits at
@@ -96,15 +106,26 @@ impl EnrolledPod {
         let listener = self.listeners.of(role);
         let own_port = listener.local_addr()?.port();
         loop {
-            let (stream, client) = listener.accept().await?;
-            // A client that has gone already leaves a socket without a name.
-            let Ok(destination) = stream.local_addr().map(canonical) else { continue };
-            let is_own_address = self.spec.addresses().any(|ip| ip == destination.ip());
-            if was_steered(role, own_port, is_own_address, destination) {
-                let client = ClientAddr(canonical(client));
-                return Ok(Accepted { stream, client, destination: OriginalDst(destination) });
+            let (stream, client) = match &self.capture {
+                Capture::Programs { .. } => listener.accept().await?,
+                Capture::Rules { leaving } => captured::accept_until(leaving, &listener).await?,
+            };
+            let destination = match &self.capture {
+                Capture::Programs { .. } => self.steered_to(role, own_port, &stream),
+                Capture::Rules { .. } => captured::destination(role, &stream),
+            };
+            if let Some(destination) = destination {
+                return Ok(Accepted { stream, client: ClientAddr(canonical(client)), destination });
             }
         }
+    }
+
+    /// `None` if it did not come by way of the lookup program.
+    fn steered_to(&self, role: Role, own_port: u16, stream: &TcpStream) -> Option<OriginalDst> {
+        // A client that has gone already leaves a socket without a name.
+        let destination = stream.local_addr().ok().map(canonical)?;
+        let is_own_address = self.spec.addresses().any(|ip| ip == destination.ip());
+        was_steered(role, own_port, is_own_address, destination).then_some(OriginalDst(destination))
     }
 
     /// From the pod's own address; never captured.
@@ -121,8 +142,11 @@ impl EnrolledPod {
         socket::connect_application(&self.namespace, self.owners(), source, target).await
     }
 
-    fn owners(&self) -> std::os::fd::BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&*self.owners)
+    fn owners(&self) -> Option<BorrowedFd<'_>> {
+        match &self.capture {
+            Capture::Programs { owners } => Some(owners.as_fd()),
+            Capture::Rules { .. } => None,
+        }
     }
 }
 

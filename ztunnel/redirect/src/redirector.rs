@@ -31,7 +31,7 @@ use crate::{
     maps::Maps,
     objects::{self, NODE_PROGRAMS, POD_PROGRAM},
     pins::{self, Pins},
-    pod::Listeners,
+    pod::{Capture, Listeners},
     routing, sysctl,
 };
 
@@ -166,9 +166,9 @@ impl Redirector {
         sysctl::ensure(&namespace)?;
         routing::ensure(&namespace, &spec).await?;
         let listeners = Listeners::open(|role| self.listen(&namespace, role))?;
-        let owners = self.maps.owners();
+        let capture = Capture::Programs { owners: self.maps.owners() };
         let (captured, older) = (AtomicBool::new(true), Mutex::default());
-        let pod = EnrolledPod { spec, namespace, cookie, listeners, owners, captured, older };
+        let pod = EnrolledPod { spec, namespace, cookie, listeners, capture, captured, older };
         self.attach(&pod, is_new)?;
         self.find_older(&pod).await;
         Ok(pod)

@@ -23,10 +23,11 @@ const SOURCE_PORTS: std::ops::Range<u16> = 1024..32768;
 /// Attempts to find such a port.
 const MAX_ATTEMPTS: usize = 16;
 
-/// From the pod's own address to anywhere, never captured.
+/// From the pod's own address to anywhere, never captured. Where our programs capture, they know our sockets by `owners`;
+/// a CNI's rules know them by their mark.
 pub(crate) async fn connect(
     namespace: &NetworkNamespace,
-    owners: BorrowedFd<'_>,
+    owners: Option<BorrowedFd<'_>>,
     target: SocketAddr,
 ) -> io::Result<TcpStream> {
     let socket = open(namespace, owners, target)?;
@@ -34,32 +35,21 @@ pub(crate) async fn connect(
 }
 
 /// To the application in the pod, as if from `source`. Marked and bound to lo, so that the lookup program passes it
-/// on and the answer comes back here.
+/// on and the answer comes back here; a CNI's rules do both by the mark alone.
 pub(crate) async fn connect_application(
     namespace: &NetworkNamespace,
-    owners: BorrowedFd<'_>,
+    owners: Option<BorrowedFd<'_>>,
     source: Option<IpAddr>,
     target: SocketAddr,
 ) -> io::Result<TcpStream> {
     let Some(source) = source else { return connect(namespace, owners, target).await };
-    let open = || {
-        let socket = open(namespace, owners, target)?;
-        bind_to_loopback(&socket)?;
-        Ok(socket)
-    };
-    connect_as(source, target, open).await
-}
-
-/// From an address that need not be the namespace's, by sockets that `open` yields.
-pub(crate) async fn connect_as(
-    source: IpAddr,
-    target: SocketAddr,
-    open: impl Fn() -> io::Result<Socket>,
-) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for _ in 0..MAX_ATTEMPTS {
         let port = rand::rng().random_range(SOURCE_PORTS);
-        let socket = open()?;
+        let socket = open(namespace, owners, target)?;
+        if owners.is_some() {
+            bind_to_loopback(&socket)?;
+        }
         make_transparent(&socket, target.is_ipv6())?;
         socket.set_freebind_v4(true)?;
         socket.set_reuse_address(true)?;
@@ -87,22 +77,23 @@ pub(crate) fn make_transparent(socket: &Socket, is_v6: bool) -> io::Result<()> {
     if is_v6 { socket.set_ip_transparent_v6(true) } else { Ok(()) }
 }
 
-fn open(namespace: &NetworkNamespace, owners: BorrowedFd<'_>, target: SocketAddr) -> io::Result<Socket> {
-    let socket = open_marked(namespace, target)?;
-    // Before connect(): the hook reads it there.
-    bpf::map_update(owners, socket.as_raw_fd().unsigned_abs(), owner::DAEMON)?;
-    Ok(socket)
-}
-
-pub(crate) fn open_marked(namespace: &NetworkNamespace, target: SocketAddr) -> io::Result<Socket> {
+fn open(
+    namespace: &NetworkNamespace,
+    owners: Option<BorrowedFd<'_>>,
+    target: SocketAddr,
+) -> io::Result<Socket> {
     let domain = Domain::for_address(target);
     let socket = namespace.enter(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))??;
     socket.set_nonblocking(true)?;
     socket.set_mark(DAEMON_MARK)?;
+    if let Some(owners) = owners {
+        // Before connect(): the hook reads it there.
+        bpf::map_update(owners, socket.as_raw_fd().unsigned_abs(), owner::DAEMON)?;
+    }
     Ok(socket)
 }
 
-pub(crate) fn into_tokio(socket: Socket) -> TcpSocket {
+fn into_tokio(socket: Socket) -> TcpSocket {
     TcpSocket::from_std_stream(socket.into())
 }
 

@@ -57,6 +57,8 @@ pub struct MeshPlan {
     pub workloads: Vec<Value>,
     pub services: Vec<Value>,
     pub policies: Vec<Value>,
+    /// A CNI redirects the pods and names them, so the daemons have no list of their own.
+    pub cni: bool,
     /// More of the daemons' configuration.
     pub settings: Map<String, Value>,
 }
@@ -70,6 +72,7 @@ impl MeshPlan {
             workloads: Vec::new(),
             services: Vec::new(),
             policies: Vec::new(),
+            cni: false,
             settings: Map::new(),
         }
     }
@@ -98,6 +101,12 @@ impl MeshPlan {
 
     pub fn policy(mut self, policy: Value) -> Self {
         self.policies.push(policy);
+        self
+    }
+
+    /// The CNI's agents are to be started for themselves, before the daemons or after.
+    pub fn cni(mut self) -> Self {
+        self.cni = true;
         self
     }
 

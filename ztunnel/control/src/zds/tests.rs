@@ -240,7 +240,7 @@ fn listen(path: &Path) -> tokio::net::UnixListener {
 async fn the_connection_is_made_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ztunnel.sock");
-    let zds = Zds::start(&path, Arc::<Pods>::default());
+    let zds = Zds::start(&path, Arc::<Pods>::default(), watch::Sender::default());
     let mut status = zds.status();
     status.wait_for(|status| status.problem.is_some()).await.unwrap();
     for _ in 0..2 {

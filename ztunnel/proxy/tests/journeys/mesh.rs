@@ -334,7 +334,7 @@ impl Node {
         let sockets = Arc::new(PodOnLoopback::new(net, ip(address)).await);
         let stop = Stop::default();
         let (mtls, seen_mtls) = watch::channel(options.mtls);
-        let local = LocalWorkload { uid: uid(name), mtls: seen_mtls };
+        let local = LocalWorkload { uid: uid(name), service_account: None, mtls: seen_mtls };
         let serving = tokio::spawn(proxy.serve(local, Arc::clone(&sockets), stop.clone()));
         Self { sockets, ledgers, tunnel, stop, mtls, serving: Some(serving) }
     }

@@ -15,7 +15,7 @@ pub(in crate::admin) fn files(admin: &Admin, _: &Request) -> Answer {
 pub(super) fn watched(admin: &Admin) -> Value {
     json!({
         "state": admin.state.json(),
-        "pods": *admin.pods.borrow(),
+        "pods": admin.pods,
         "revocationLists": admin.revocation.statuses(),
     })
 }
