@@ -12,7 +12,7 @@ use std::{
 use model::{
     NetworkAddress, SharedSnapshot, Snapshot, Workload, WorkloadUid,
     demand::{Demand, Learning, Unlearned},
-    service::ServiceKey,
+    service::{Service, ServiceKey, Vip},
     workload::{Waypoint, WaypointDestination},
 };
 use parking_lot::Mutex;
@@ -30,6 +30,7 @@ pub struct OnDemandSettings {
     /// What nobody has needed for this long is given up.
     pub unused_after: Duration,
     /// Names that may be asked for at once; a pod that tries all addresses must not fill our memory or the control plane's.
+    /// Beyond that, those that were needed longest ago are given up.
     pub at_most: usize,
 }
 
@@ -94,6 +95,14 @@ struct Book {
     entries: HashMap<Wanted, Entry>,
     by_name: HashMap<String, Wanted>,
     unasked: Vec<String>,
+    given_up: Vec<String>,
+}
+
+/// What changes in what is asked for.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) wanted: Vec<String>,
+    pub(super) unwanted: Vec<String>,
 }
 
 impl OnDemand {
@@ -115,9 +124,15 @@ impl OnDemand {
         self.changed.notify_one();
     }
 
-    /// What has been needed since this was asked last.
-    pub(super) fn unasked(&self) -> Vec<String> {
-        std::mem::take(&mut self.book.lock().unasked)
+    /// Since this was asked last.
+    pub(super) fn changes(&self) -> Changes {
+        let mut book = self.book.lock();
+        let (mut wanted, mut unwanted) =
+            (std::mem::take(&mut book.unasked), std::mem::take(&mut book.given_up));
+        // What was given up may be needed again, and the other way round, before anybody was told.
+        unwanted.retain(|name| !book.by_name.contains_key(name));
+        wanted.retain(|name| book.by_name.contains_key(name));
+        Changes { wanted, unwanted }
     }
 
     /// What the control plane has spoken of, even if only to say that there is nothing.
@@ -159,13 +174,23 @@ impl OnDemand {
             || workload.addresses().any(|address| book.entries.contains_key(&Wanted::Address(address)))
     }
 
-    pub(super) fn needs_service(&self, key: &ServiceKey, service: &model::service::Service) -> bool {
+    pub(super) fn needs_service(&self, key: &ServiceKey, service: &Service) -> bool {
         let book = self.book.lock();
-        let wanted = |wanted: &Wanted| {
-            matches!(wanted, Wanted::Address(address)
-            if service.vips.iter().any(|vip| vip.network == address.network && vip.block().contains(&address.ip)))
+        let is_in = |block: &Vip| {
+            let is_it = |wanted: &Wanted| {
+                matches!(wanted, Wanted::Address(address)
+                    if block.network == address.network && block.block().contains(&address.ip))
+            };
+            book.entries.keys().any(is_it)
         };
-        book.entries.contains_key(&Wanted::Service(key.clone())) || book.entries.keys().any(wanted)
+        let has_vip = |vip: &Vip| match vip.is_exact() {
+            true => {
+                let address = NetworkAddress { network: vip.network.clone(), ip: vip.block().addr() };
+                book.entries.contains_key(&Wanted::Address(address))
+            }
+            false => is_in(vip),
+        };
+        book.entries.contains_key(&Wanted::Service(key.clone())) || service.vips.iter().any(has_vip)
     }
 
     async fn learn(&self, wanted: Wanted) -> Result<(), Unlearned> {
@@ -173,7 +198,10 @@ impl OnDemand {
         let (answered, impatient) = {
             let mut book = self.book.lock();
             if !book.entries.contains_key(&wanted) && book.entries.len() >= self.settings.at_most {
-                return Err(Unlearned::TooMany);
+                book.give_up_oldest(self.settings.at_most);
+                if book.entries.len() >= self.settings.at_most {
+                    return Err(Unlearned::TooMany);
+                }
             }
             let entry = book.want(&wanted);
             entry.used = now;
@@ -215,6 +243,29 @@ impl OnDemand {
 }
 
 impl Book {
+    /// A quarter at a time, so that it is seldom looked for. Those of this node stay.
+    fn give_up_oldest(&mut self, at_most: usize) {
+        let mut ages: Vec<Instant> =
+            self.entries.values().filter(|entry| !entry.local).map(|entry| entry.used).collect();
+        let count = at_most.div_ceil(4).min(ages.len());
+        if count == 0 {
+            return;
+        }
+        let (_, &mut newest, _) = ages.select_nth_unstable(count - 1);
+        let mut left = count;
+        let Self { entries, by_name, given_up, .. } = self;
+        entries.retain(|wanted, entry| {
+            let goes = left > 0 && !entry.local && entry.used <= newest;
+            if goes {
+                left -= 1;
+                let name = wanted.name();
+                by_name.remove(&name);
+                given_up.push(name);
+            }
+            !goes
+        });
+    }
+
     fn want(&mut self, wanted: &Wanted) -> &mut Entry {
         self.entries.entry(wanted.clone()).or_insert_with(|| {
             let name = wanted.name();

@@ -80,13 +80,14 @@ impl Protocol {
         request
     }
 
-    /// Changes what is subscribed to by name. `None` if nothing changes.
+    /// Changes what is subscribed to by name. What is asked for again is answered again. `None` if there is nothing.
     pub(super) fn subscribe(
         &mut self,
         wanted: impl IntoIterator<Item = String>,
         unwanted: impl IntoIterator<Item = String>,
     ) -> Option<DeltaDiscoveryRequest> {
-        let new: Vec<_> = wanted.into_iter().filter(|name| self.wanted.insert(name.clone())).collect();
+        let new: Vec<_> = wanted.into_iter().collect();
+        self.wanted.extend(new.iter().cloned());
         let old: Vec<_> = unwanted.into_iter().collect();
         old.iter().for_each(|name| _ = self.wanted.remove(name));
         (!new.is_empty() || !old.is_empty()).then(|| DeltaDiscoveryRequest {

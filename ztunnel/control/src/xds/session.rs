@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     holding::names,
     kind::Kind,
-    on_demand::OnDemand,
+    on_demand::{Changes, OnDemand},
     protocol::{Protocol, Reaction},
     status::{ControlPlaneStatus, RejectedResource},
 };
@@ -35,6 +35,7 @@ const MAX_RESPONSE: usize = 512 << 20;
 /// Requests that wait to be sent. A control plane that reads none for so long is none.
 const OUTGOING: usize = 64;
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
+const OPEN_DEADLINE: Duration = Duration::from_secs(120);
 /// A response of more resources is applied on a thread of its own: others are served meanwhile.
 const SMALL: usize = 64;
 
@@ -47,6 +48,8 @@ pub(super) enum SessionError {
     Stream(#[from] Status),
     #[error("the control plane takes no requests")]
     Stalled,
+    #[error("the control plane did not open the stream within {OPEN_DEADLINE:?}")]
+    Silent,
 }
 
 impl SessionError {
@@ -55,6 +58,7 @@ impl SessionError {
             Self::Channel(error) => error.reason(),
             Self::Stream(_) => "stream",
             Self::Stalled => "stalled",
+            Self::Silent => "silent",
         }
     }
 }
@@ -96,7 +100,9 @@ impl Session {
         let outgoing = unfold(outgoing, |mut outgoing| async move {
             outgoing.recv().await.map(|request: DeltaDiscoveryRequest| (request, outgoing))
         });
-        let mut responses = client.delta_aggregated_resources(outgoing).await?.into_inner();
+        // Some open it with their first response, and a large mesh takes a while to be put together.
+        let opening = timeout(OPEN_DEADLINE, client.delta_aggregated_resources(outgoing)).await;
+        let mut responses = opening.map_err(|_| SessionError::Silent)??.into_inner();
         self.connected();
         let sweep = self.on_demand.as_ref().map_or(Duration::from_secs(3600), |d| d.unused_after() / 4);
         let mut sweeps = interval_at(Instant::now() + sweep, sweep);
@@ -126,7 +132,8 @@ impl Session {
         let mut protocol = self.protocol.lock();
         if let Some(on_demand) = &self.on_demand {
             // They go with the first request.
-            let _ = protocol.subscribe(on_demand.unasked(), []);
+            let Changes { wanted, unwanted } = on_demand.changes();
+            let _ = protocol.subscribe(wanted, unwanted);
         }
         protocol.open()
     }
@@ -208,8 +215,8 @@ impl Session {
     }
 
     fn subscribe(&self) -> Option<DeltaDiscoveryRequest> {
-        let unasked = self.on_demand.as_ref()?.unasked();
-        self.protocol.lock().subscribe(unasked, [])
+        let Changes { wanted, unwanted } = self.on_demand.as_ref()?.changes();
+        self.protocol.lock().subscribe(wanted, unwanted)
     }
 }
 

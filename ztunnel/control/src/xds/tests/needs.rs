@@ -122,7 +122,7 @@ async fn what_nobody_needs_any_more_is_given_up_with_what_came_along() {
 async fn without_an_answer_the_wait_is_short_and_ends_in_a_refusal() {
     let patience = Duration::from_millis(300);
     let pause = Duration::from_secs(60);
-    let setup = setup(OnDemandSettings { patience, pause, at_most: 3, ..OnDemandSettings::default() }).await;
+    let setup = setup(OnDemandSettings { patience, pause, ..OnDemandSettings::default() }).await;
     let local = WorkloadUid::new(&uid("client"));
     setup.demand.local(&local).await.unwrap();
     let source = setup.source();
@@ -134,9 +134,32 @@ async fn without_an_answer_the_wait_is_short_and_ends_in_a_refusal() {
     let began = Instant::now();
     assert!(setup.demand.destination(&source, ip("10.0.0.2")).await.is_err());
     assert!(began.elapsed() < patience, "whoever comes right after it does not wait again");
-    assert!(setup.demand.destination(&source, ip("10.0.0.3")).await.is_err());
-    let too_many = setup.demand.destination(&source, ip("10.0.0.4")).await;
-    assert_eq!(too_many, Err(Unlearned::TooMany));
+}
+
+/// Would break if a pod that tries all addresses filled the book for the others, or drove out this node's own pods.
+#[tokio::test]
+async fn whoever_asks_for_everything_drives_out_only_what_was_needed_longest_ago() {
+    let setup = setup(OnDemandSettings { at_most: 8, ..OnDemandSettings::default() }).await;
+    let local = WorkloadUid::new(&uid("client"));
+    setup.client.keep(std::slice::from_ref(&local));
+    setup.demand.local(&local).await.unwrap();
+    let source = setup.source();
+    for last in 1..=40 {
+        setup.demand.destination(&source, ip("10.0.0.2")).await.unwrap();
+        setup.demand.destination(&source, ip(&format!("192.0.2.{last}"))).await.unwrap();
+    }
+    assert_eq!(setup.asked("/10.0.0.2"), 1, "what is in use stays");
+    assert_eq!(setup.asked(&uid("client")), 1, "and so do the pods of this node");
+    let given_up = async {
+        loop {
+            let requests = setup.server.requests();
+            if requests.iter().flat_map(|r| &r.resource_names_unsubscribe).any(|name| name == "/192.0.2.1") {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), given_up).await.unwrap();
 }
 
 /// For the DNS capture: by name as by address.
