@@ -1,7 +1,7 @@
 //! Policies. What cannot be read of one never lets anybody in.
 //!
-//! A list with such a value says nothing that could be relied on: it is left out, and the match is marked as one with a
-//! part that is not enforced, of which the model knows what to make: an ALLOW rule with it allows nothing, a DENY rule
+//! A list with such a value says nothing that could be relied on: it is left out, and the match names it as
+//! not understood, of which the model knows what to make: an ALLOW rule with it allows nothing, a DENY rule
 //! denies without regard to it. Of a negated list, the values that can be read are exceptions from a denial that may stay.
 
 use ipnet::IpNet;
@@ -76,9 +76,9 @@ impl Flaws {
 }
 
 fn matching(told: &wire::Match, flaws: &mut Flaws) -> Match {
-    let mut marked = !told.extensions.is_empty();
-    let mut read = Reader { flaws, marked: &mut marked };
-    let mut m = Match {
+    let mut not_understood = Vec::new();
+    let mut read = Reader { flaws, not_understood: &mut not_understood };
+    let m = Match {
         namespaces: read.all("namespaces", &told.namespaces, text),
         not_namespaces: read.each("notNamespaces", &told.not_namespaces, text),
         principals: read.all("principals", &told.principals, text),
@@ -92,17 +92,16 @@ fn matching(told: &wire::Match, flaws: &mut Flaws) -> Match {
             .each("notDestinationPorts", &told.not_destination_ports, |&number| port(number)),
         service_accounts: read.all("serviceAccounts", &told.service_accounts, account),
         not_service_accounts: read.each("notServiceAccounts", &told.not_service_accounts, account),
+        extensions: given(&told.extensions),
         ..Match::default()
     };
-    if marked {
-        m.extensions = Unenforced::GIVEN;
-    }
-    m
+    Match { not_understood, ..m }
 }
 
 struct Reader<'a> {
     flaws: &'a mut Flaws,
-    marked: &'a mut bool,
+    /// The fields that have such a value.
+    not_understood: &'a mut Vec<String>,
 }
 
 impl Reader<'_> {
@@ -119,7 +118,9 @@ impl Reader<'_> {
             match read(value) {
                 Ok(value) => values.push(value),
                 Err(error) => {
-                    *self.marked = true;
+                    if self.not_understood.last().is_none_or(|last| last != field) {
+                        self.not_understood.push(field.to_owned());
+                    }
                     self.flaws.unless(false, || format!("{field}: {error}"));
                 }
             }
