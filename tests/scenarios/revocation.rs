@@ -123,6 +123,8 @@ fn a_revoked_client_is_cut_refused_and_let_in_again() {
         assert_eq!(line["src.identity"], Mesh::identity("client").as_str(), "{line}");
         assert!(echo(mesh.pod("client"), target).is_err(), "it was let in");
         let line = eventually("the source knows why", || {
+            // An alert may be lost with the connection, but not every time.
+            assert!(echo(mesh.pod("client"), target).is_err(), "it was let in");
             let lines = logged(mesh.daemon(1), "outbound", target);
             lines.into_iter().find(|line| line["reason"] == "certificate_revoked")
         });

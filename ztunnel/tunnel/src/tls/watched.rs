@@ -40,6 +40,19 @@ impl<T> Watched<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> Watched<T> {
+    /// A peer that has hung up lets writing fail, and its alert may lie unread before that: whether reading or writing
+    /// meets with the end first is chance.
+    fn look_for_last_words(&mut self, cx: &mut Context<'_>) {
+        let mut scratch = [0; 1];
+        if let Poll::Ready(Err(error)) =
+            Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut scratch))
+        {
+            self.alert.look_at(&error);
+        }
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -54,9 +67,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
+        if result.is_err() {
+            self.look_for_last_words(cx);
+        }
+        Poll::Ready(result)
     }
 
     fn poll_write_vectored(
@@ -64,7 +81,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+        let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, data));
+        if result.is_err() {
+            self.look_for_last_words(cx);
+        }
+        Poll::Ready(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -72,7 +93,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        if result.is_err() {
+            self.look_for_last_words(cx);
+        }
+        Poll::Ready(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
