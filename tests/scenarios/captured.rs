@@ -113,14 +113,14 @@ fn pods_come_and_go_and_a_bad_one_is_told_and_tried_again() {
     mesh.add_pod(2, "taken").unwrap();
     let agent = &agents[1];
     let not_a_namespace = testkit::cni::CniPod { netns: "/dev/null".into(), ..mesh.cni_pod("late") };
-    assert!(agent.add(not_a_namespace).unwrap().expect("a refusal").contains("not a namespace"));
+    assert!(agent.add(&not_a_namespace).unwrap().expect("a refusal").contains("not a namespace"));
     let squatter = Server::start(mesh.pod("taken"), 15008, Behaviour::Echo).unwrap();
-    let refusal = agent.add(mesh.cni_pod("taken")).unwrap().expect("a refusal");
+    let refusal = agent.add(&mesh.cni_pod("taken")).unwrap().expect("a refusal");
     assert!(refusal.contains("15008") && refusal.contains("in use"), "{refusal}");
     for pod in ["late", "taken"] {
         redirect(mesh.pod(pod)).unwrap();
     }
-    assert_eq!(agent.add(mesh.cni_pod("late")).unwrap(), None);
+    assert_eq!(agent.add(&mesh.cni_pod("late")).unwrap(), None);
     let _late = Server::start(mesh.pod("late"), 8080, Behaviour::Echo).unwrap();
     let target = mesh.address("late", 0, 8080);
     let client = mesh.pod("client").place.clone();
@@ -194,7 +194,7 @@ fn a_pod_gets_no_identity_of_another_service_account() {
     mesh.add_pod(1, "anew").unwrap();
     redirect(mesh.pod("anew")).unwrap();
     let other = testkit::cni::CniPod { service_account: "somebody-else".to_owned(), ..mesh.cni_pod("anew") };
-    assert_eq!(agents[0].add(other).unwrap(), None);
+    assert_eq!(agents[0].add(&other).unwrap(), None);
     let cluster = Cluster { mesh, agents };
     let target = cluster.mesh.address("server", 0, 8080);
     eventually("the pod is known, under another account", || {

@@ -259,6 +259,8 @@ fn who_reaches_a_limit_is_refused_and_counted() {
         assert_eq!((outside.len(), refused.len()), (EACH + 2, 3));
         let (quiet, refused) = open(mesh.pod("quiet"), EACH);
         assert_eq!((quiet.len(), refused.len()), (EACH, 0));
+        let of = [("workload", "Kubernetes//Pod/default/storm")];
+        assert_eq!(mesh.daemon(1).metric("ztunnel_pod_connections", &of).unwrap(), EACH as f64);
         let line = last_logged(mesh.daemon(1), "outbound", target);
         assert_eq!(line["reason"], "outbound_connections_per_pod", "{line}");
         drop((storming, outside, quiet));

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tunnel::TunnelLoad;
 
-use crate::{admin::Admin, certificates, cni, files, logging::DroppedLines, state, verdicts};
+use crate::{admin::Admin, certificates, cni, files, logging::DroppedLines, state, status, verdicts};
 
 const POOL_CONNECTIONS: &str = "ztunnel_pool_connections";
 const TUNNEL_STREAMS: &str = "ztunnel_tunnel_streams";
@@ -41,6 +41,7 @@ pub(crate) fn describe() {
     certificates::describe();
     cni::describe();
     state::describe();
+    status::describe();
     describe_gauge!(POOL_CONNECTIONS, "Outbound tunnel connections, those that are being made included.");
     describe_gauge!(TUNNEL_STREAMS, "Open streams of all tunnels, outbound and inbound.");
     describe_gauge!(
@@ -64,6 +65,7 @@ pub(crate) fn page(admin: &Admin) -> Arc<str> {
         files::write_versions(page, &files);
         files::record_revocation(&admin.revocation.statuses());
         admin.state.write(page);
+        status::write_connections(page, &admin.node.status());
         verdicts::write_older_connections(page, &admin.node.older_connections());
         certificates::write_lifetimes(page, &admin.certificates.statuses(), SystemTime::now());
         write_load(page, admin.tunnel.load());

@@ -1,8 +1,12 @@
 //! What the admin endpoint tells of a pod.
 
 use control::LocalPod;
+use metrics::describe_gauge;
 use model::WorkloadUid;
 use serde::Serialize;
+use telemetry::metrics::Page;
+
+use crate::metrics::as_float;
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -15,4 +19,18 @@ pub(crate) struct PodStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
     pub(crate) connections: usize,
+}
+
+const CONNECTIONS: &str = "ztunnel_pod_connections";
+
+pub(crate) fn describe() {
+    describe_gauge!(CONNECTIONS, "Open connections of a pod, in both directions.");
+}
+
+/// Of the pods that there are now only.
+pub(crate) fn write_connections(page: &mut Page<'_>, pods: &[PodStatus]) {
+    page.gauges(
+        CONNECTIONS,
+        pods.iter().map(|pod| ([("workload", pod.uid.as_str())], as_float(pod.connections))),
+    );
 }

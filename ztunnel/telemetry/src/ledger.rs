@@ -32,13 +32,35 @@ pub struct Ledgers {
     open: AtomicUsize,
     /// The most that were open at once, since somebody asked.
     crest: AtomicUsize,
-    shards: [Mutex<HashMap<u64, Arc<Account>>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     series: SeriesCache,
     decisions: Arc<Decisions>,
     plaintext: Arc<PlaintextBook>,
     refusals: RefusalBook,
     timings: Timings,
     access_log: AccessLog,
+}
+
+#[derive(Default)]
+struct Shard {
+    accounts: HashMap<u64, Arc<Account>>,
+    /// How many of them each local workload has.
+    counts: HashMap<WorkloadUid, usize>,
+}
+
+impl Shard {
+    fn enter(&mut self, account: Arc<Account>) {
+        *self.counts.entry(account.local.clone()).or_default() += 1;
+        self.accounts.insert(account.id, account);
+    }
+
+    fn leave(&mut self, account: &Account) {
+        self.accounts.remove(&account.id);
+        match self.counts.get_mut(&account.local) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.counts.remove(&account.local)),
+        }
+    }
 }
 
 impl Ledgers {
@@ -72,7 +94,7 @@ impl Ledgers {
             series: Default::default(),
         });
         self.crest.fetch_max(self.open.fetch_add(1, Relaxed) + 1, Relaxed);
-        self.shard(account.id).lock().insert(account.id, Arc::clone(&account));
+        self.shard(account.id).lock().enter(Arc::clone(&account));
         Ledger { account, ledgers: Arc::clone(self), closed: false }
     }
 
@@ -120,7 +142,7 @@ impl Ledgers {
 
     /// How many connections of this local workload are open.
     pub fn count_for(&self, local: &WorkloadUid) -> usize {
-        self.shards.iter().map(|shard| shard.lock().values().filter(|a| a.local == *local).count()).sum()
+        self.shards.iter().map(|shard| shard.lock().counts.get(local).copied().unwrap_or_default()).sum()
     }
 
     /// Brings the metrics up to date with the bytes of connections that are still open.
@@ -134,12 +156,12 @@ impl Ledgers {
     fn accounts(&self) -> Vec<Arc<Account>> {
         let mut all = Vec::new();
         for shard in &self.shards {
-            all.extend(shard.lock().values().map(Arc::clone));
+            all.extend(shard.lock().accounts.values().map(Arc::clone));
         }
         all
     }
 
-    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Account>>> {
+    fn shard(&self, id: u64) -> &Mutex<Shard> {
         let index = usize::try_from(id % SHARDS as u64).unwrap_or_default();
         &self.shards[index]
     }
@@ -224,7 +246,7 @@ impl Ledger {
             return;
         }
         let account = &self.account;
-        self.ledgers.shard(account.id).lock().remove(&account.id);
+        self.ledgers.shard(account.id).lock().leave(account);
         self.ledgers.open.fetch_sub(1, Relaxed);
         let stood = account.series.get().is_some();
         let series = self.count_opened();

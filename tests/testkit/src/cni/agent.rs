@@ -73,10 +73,10 @@ impl CniAgent {
     }
 
     /// Adds a pod and answers with the proxy's error, if any.
-    pub fn add(&self, pod: CniPod) -> Result<Option<String>> {
+    pub fn add(&self, pod: &CniPod) -> Result<Option<String>> {
         let mut state = self.state();
         state.pods.insert(pod.uid.clone(), pod.clone());
-        state.add(&pod)
+        state.add(pod)
     }
 
     pub fn remove(&self, uid: &str) -> Result<()> {
