@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod captured;
+mod certificates;
 mod control_plane;
 mod dns;
 mod endpoints;

@@ -22,13 +22,18 @@ use crate::instant::Clock;
 mod audit;
 mod authority;
 mod bundle;
+mod ca_files;
 mod chain;
 mod embedded;
 mod entry;
+mod intermediate;
+mod istio;
 mod keeper;
+mod replaced;
 mod request;
 mod root;
 mod schedule;
+mod signer;
 mod signing;
 mod status;
 #[cfg(test)]
@@ -38,9 +43,11 @@ mod trust;
 pub use audit::Change;
 pub use authority::{AuthorityError, CertificateAuthority, Issued};
 pub use bundle::BundleFile;
+pub use ca_files::{CaFiles, RootError};
 pub use embedded::EmbeddedCa;
 use entry::Entry;
-pub use root::RootError;
+pub use istio::IstioCa;
+pub use replaced::CaWatch;
 pub(crate) use signing::instant;
 pub use status::{CertificateEvent, CertificateState, CertificateStatus};
 use trust::TrustStore;
@@ -120,6 +127,13 @@ impl Certificates {
     /// From now on identities of the bundle's trust domain are believed by these roots alone.
     pub fn give_bundle(&self, bundle: TrustBundle) {
         self.shared.trust.give(bundle);
+    }
+
+    /// Of the mesh's own trust domain, as it is now.
+    pub fn own_bundle(&self) -> Arc<TrustBundle> {
+        let own = &self.shared.settings.trust_domain;
+        let nobody = || Arc::new(TrustBundle { trust_domain: own.clone(), roots: Vec::new() });
+        self.shared.trust.current().bundle(own).cloned().unwrap_or_else(nobody)
     }
 
     /// From now on these certificates are of no use. Others are issued in place of those that are revoked.

@@ -89,6 +89,13 @@ pub struct Connection {
     sender: http2::SendRequest<Body>,
 }
 
+impl Connection {
+    /// Whether no request can go over it any more.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
 impl ChannelSettings {
     pub async fn connect(&self) -> Result<Connection, ChannelError> {
         let (address, within) = (self.address.clone(), self.connect_deadline);

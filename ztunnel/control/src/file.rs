@@ -18,7 +18,8 @@ mod changes;
 mod follow;
 mod text;
 
-pub(crate) use follow::{Loaded, follow};
+pub(crate) use changes::Changes;
+pub(crate) use follow::{Loaded, follow, record};
 pub(crate) use text::{Place, parse, read};
 
 /// Why a file cannot be used.
@@ -28,6 +29,9 @@ pub enum FileError {
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{path} is larger than the {limit} bytes allowed", path = path.display())]
     TooLarge { path: PathBuf, limit: u64 },
+    /// What one file, or several together, hold is of no use.
+    #[error("{message}")]
+    Unfit { path: PathBuf, message: String },
     #[error("{path}:{line}:{column}: {message}", path = path.display())]
     Invalid { path: PathBuf, line: u64, column: u64, message: String },
 }
@@ -37,8 +41,13 @@ impl FileError {
         match self {
             Self::Unreadable { .. } => "unreadable",
             Self::TooLarge { .. } => "too_large",
+            Self::Unfit { .. } => "unfit",
             Self::Invalid { .. } => "invalid",
         }
+    }
+
+    pub(crate) fn unfit(path: &Path, error: &dyn std::error::Error) -> Self {
+        Self::Unfit { path: path.to_owned(), message: error.to_string() }
     }
 
     pub(crate) fn unreadable(path: &Path, source: io::Error) -> Self {

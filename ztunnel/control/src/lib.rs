@@ -28,8 +28,9 @@ mod xds;
 mod zds;
 
 pub use certificates::{
-    AuthorityError, BundleFile, CertificateAuthority, CertificateEvent, CertificateSettings,
-    CertificateState, CertificateStatus, Certificates, Change, EmbeddedCa, EventSink, Issued, RootError,
+    AuthorityError, BundleFile, CaFiles, CaWatch, CertificateAuthority, CertificateEvent,
+    CertificateSettings, CertificateState, CertificateStatus, Certificates, Change, EmbeddedCa, EventSink,
+    Issued, IstioCa, RootError,
 };
 pub use channel::{
     ChannelError, ChannelSettings, Connection, ControlPlaneAddress, NotAnAddress, RootCertificates,
@@ -40,7 +41,7 @@ pub use instant::{Clock, system_clock};
 pub use names::{NameSettings, Names};
 pub use offline::{FileKind, FileReport, kind_of, pods_of, read_pods, read_state, state_of};
 pub use pods::{FailMode, LocalPod, PodsFile};
-pub use revocation::{ListStatus, RevocationFiles, RevocationStatus, read_revocation_lists};
+pub use revocation::{ListStatus, OwnRoots, RevocationFiles, RevocationStatus, read_revocation_lists};
 pub use state::StateFile;
 pub use xds::{
     ControlPlane, ControlPlaneProblem, ControlPlaneSettings, ControlPlaneStatus, OnDemand, OnDemandSettings,

@@ -71,6 +71,9 @@ pub struct ListStatus {
     pub expired: bool,
 }
 
+/// The roots of the mesh's own trust domain, as they are whenever it is asked.
+pub type OwnRoots = Arc<dyn Fn() -> Arc<TrustBundle> + Send + Sync>;
+
 /// What the text of a file of lists revokes, if one of `roots` stands behind all of it; errors name `path`.
 pub fn read_revocation_lists(path: &Path, text: &str, roots: &TrustBundle) -> Result<Revoked, FileError> {
     Ok(lists::read(path, text, roots)?.into_iter().map(|list| list.list).collect())
@@ -79,7 +82,7 @@ pub fn read_revocation_lists(path: &Path, text: &str, roots: &TrustBundle) -> Re
 impl RevocationFiles {
     /// Loads all files, which must be good, and follows their changes from then on. Lists count that are signed by one
     /// of `roots`, or by an authority whose certificate stands in the same file and leads to one of them.
-    pub async fn start(paths: &[PathBuf], roots: Arc<TrustBundle>, clock: Clock) -> Result<Self, FileError> {
+    pub async fn start(paths: &[PathBuf], roots: OwnRoots, clock: Clock) -> Result<Self, FileError> {
         let (sender, revoked) = watch::channel(Arc::default());
         let lists = Mutex::new(vec![Vec::new(); paths.len()]);
         let published = Arc::new(Published { lists, sender, clock });
@@ -87,7 +90,7 @@ impl RevocationFiles {
         for (index, path) in paths.iter().enumerate() {
             let (published, roots) = (Arc::clone(&published), Arc::clone(&roots));
             let load = move |path: &Path, text: &str| {
-                let lists = lists::read(path, text, &roots)?;
+                let lists = lists::read(path, text, &roots())?;
                 Ok(published.put(index, lists))
             };
             let (status, watching) = follow(path, Arc::new(load)).await?;

@@ -23,6 +23,7 @@ use tunnel::{Tunnel, Usage};
 
 use self::{request::Request, server::Door, unix::AdminSocket};
 use crate::{
+    certificates::Source,
     config::Config,
     logging::{DroppedLines, Levels},
     metrics,
@@ -39,6 +40,7 @@ pub(crate) struct Admin {
     pub(crate) snapshot: Arc<SharedSnapshot>,
     pub(crate) ledgers: Arc<Ledgers>,
     pub(crate) certificates: Arc<Certificates>,
+    pub(crate) authority: Source,
     pub(crate) tunnel: Tunnel<Certificates>,
     pub(crate) node: Arc<Node>,
     pub(crate) exporter: Exporter,

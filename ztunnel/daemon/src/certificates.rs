@@ -1,15 +1,18 @@
 //! The source of certificates as configured, and its metrics: what an alert needs to know long before one expires.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use anyhow::{Context, bail};
 use control::{
-    CertificateEvent, CertificateSettings, CertificateStatus, Certificates, EmbeddedCa, system_clock,
+    BundleFile, CaWatch, CertificateEvent, CertificateSettings, CertificateStatus, Certificates, EmbeddedCa,
+    FileStatus, IstioCa, OwnRoots, system_clock,
 };
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
-use model::svid::TrustBundle;
+use model::{SharedSnapshot, Snapshot, TrustDomain, TrustDomains};
 use telemetry::metrics::Page;
 
 use crate::config::Config;
@@ -31,19 +34,73 @@ pub(crate) fn describe() {
     describe_gauge!(LEFT, "How long the certificate of an identity is still valid.");
 }
 
-/// And the root that revocation lists must be signed by.
-pub(crate) fn start(config: &Config) -> anyhow::Result<(Certificates, Arc<TrustBundle>)> {
-    let authority = EmbeddedCa::open(
-        &config.ca_key,
-        &config.ca_certificate,
-        config.trust_domain.clone(),
-        config.certificate_lifetime.0,
-        system_clock(),
-    )?;
-    let mut settings = CertificateSettings::new(config.trust_domain.clone());
-    settings.events = Arc::new(|event| record(&event));
-    let roots = Arc::clone(authority.roots());
-    Ok((Certificates::start(authority, settings), roots))
+/// The certificates, and the files that what they rest on comes from.
+pub(crate) struct Source {
+    certificates: Arc<Certificates>,
+    bundles: BTreeMap<TrustDomain, BundleFile>,
+    /// Of the embedded CA.
+    ca: Option<CaWatch>,
+}
+
+impl Source {
+    pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
+        let section = &config.certificates;
+        let mut settings = CertificateSettings::new(config.trust_domain.clone());
+        settings.trust_domains = section.trust_domains(&config.trust_domain);
+        settings.events = Arc::new(|event| record(&event));
+        let lifetime = config.certificate_lifetime.0;
+        let (certificates, embedded) = match (section.files(config)?, section.channel(config)) {
+            (Some(files), _) => {
+                let ca = EmbeddedCa::open(files, config.trust_domain.clone(), lifetime, system_clock())?;
+                (Certificates::start(ca.clone(), settings), Some(ca))
+            }
+            (None, Some(channel)) => (Certificates::start(IstioCa::new(channel, lifetime), settings), None),
+            (None, None) => bail!("certificates.authority: is not set"),
+        };
+        let certificates = Arc::new(certificates);
+        let mut bundles = BTreeMap::new();
+        for (domain, path) in &section.bundles {
+            let file = BundleFile::start(path, domain.clone(), Arc::clone(&certificates)).await;
+            bundles.insert(domain.clone(), file.with_context(|| format!("certificates.bundles.{domain}"))?);
+        }
+        tracing::warn!(
+            target: "audit",
+            source = ?section.source, trust_domain = %config.trust_domain,
+            trust_domains = ?settings_of(config), "CA configuration in force"
+        );
+        let ca = embedded.map(|ca| ca.follow(Arc::clone(&certificates)));
+        Ok(Self { certificates, bundles, ca })
+    }
+
+    pub(crate) fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
+    }
+
+    /// The roots of the mesh's own trust domain, as they are whenever it is asked: who may sign revocation lists.
+    pub(crate) fn roots(&self) -> OwnRoots {
+        let certificates = Arc::clone(&self.certificates);
+        Arc::new(move || certificates.own_bundle())
+    }
+
+    /// The accounts of the files, by what they are.
+    pub(crate) fn files(&self) -> BTreeMap<String, FileStatus> {
+        let bundles = self.bundles.iter().map(|(domain, file)| (format!("bundle:{domain}"), file.status()));
+        let ca = self.ca.iter().map(|ca| ("ca".to_owned(), ca.status()));
+        bundles.chain(ca).map(|(name, status)| (name, status.borrow().clone())).collect()
+    }
+}
+
+/// The mesh before anything of it is known, but for the trust domains it may be of.
+pub(crate) fn first_snapshot(config: &Config) -> SharedSnapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.set_trust_domains(settings_of(config));
+    let shared = SharedSnapshot::default();
+    shared.publish(snapshot);
+    shared
+}
+
+fn settings_of(config: &Config) -> TrustDomains {
+    config.certificates.trust_domains(&config.trust_domain)
 }
 
 fn record(event: &CertificateEvent) {

@@ -1,6 +1,7 @@
 //! The daemon's configuration: flags, environment and file become one valid [`Config`], once.
 
 mod access_log;
+mod certificates;
 mod cni;
 mod control_plane;
 mod dns;
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use self::limits::Limits;
 pub(crate) use self::{
-    access_log::AccessLog, cni::Cni, control_plane::ControlPlaneSection, dns::Dns, same_node::SameNode,
+    access_log::AccessLog, certificates::CertificatesSection, cni::Cni, control_plane::ControlPlaneSection,
+    dns::Dns, same_node::SameNode,
 };
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
@@ -113,6 +115,8 @@ pub(crate) struct Settings {
     #[arg(skip)]
     dns: Dns,
     #[arg(skip)]
+    certificates: CertificatesSection,
+    #[arg(skip)]
     control_plane: Option<ControlPlaneSection>,
     #[arg(skip)]
     limits: Limits,
@@ -141,8 +145,8 @@ pub(crate) struct Config {
     pub(crate) node_netns: PathBuf,
     pub(crate) kubelet_cgroup: Option<PathBuf>,
     pub(crate) resolv_conf: PathBuf,
-    pub(crate) ca_key: PathBuf,
-    pub(crate) ca_certificate: PathBuf,
+    pub(crate) ca_key: Option<PathBuf>,
+    pub(crate) ca_certificate: Option<PathBuf>,
     pub(crate) certificate_lifetime: Span,
     pub(crate) admin_socket: PathBuf,
     pub(crate) admin_address: SocketAddr,
@@ -157,6 +161,7 @@ pub(crate) struct Config {
     pub(crate) inspection_interval: Span,
     pub(crate) cni: Cni,
     pub(crate) dns: Dns,
+    pub(crate) certificates: CertificatesSection,
     pub(crate) control_plane: Option<ControlPlaneSection>,
     pub(crate) limits: Limits,
     pub(crate) access_log: AccessLog,
@@ -231,6 +236,7 @@ impl Settings {
             // Sections are in the file only.
             cni: other.cni,
             dns: other.dns,
+            certificates: other.certificates,
             control_plane: other.control_plane,
             limits: other.limits,
             access_log: other.access_log,
@@ -266,8 +272,8 @@ impl Config {
             node_netns: settings.node_netns.unwrap_or_else(|| "/proc/1/ns/net".into()),
             kubelet_cgroup: settings.kubelet_cgroup,
             resolv_conf: settings.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
-            ca_key: needed(settings.ca_key, "caKey", "--ca-key")?,
-            ca_certificate: needed(settings.ca_certificate, "caCertificate", "--ca-certificate")?,
+            ca_key: settings.ca_key,
+            ca_certificate: settings.ca_certificate,
             certificate_lifetime: settings
                 .certificate_lifetime
                 .unwrap_or(Span(Duration::from_secs(24 * 3600))),
@@ -286,6 +292,7 @@ impl Config {
             inspection_interval: settings.inspection_interval.unwrap_or(Span(Duration::from_secs(2))),
             cni: settings.cni,
             dns: settings.dns,
+            certificates: settings.certificates,
             control_plane: settings.control_plane,
             limits: settings.limits,
             access_log: settings.access_log,
@@ -306,6 +313,8 @@ impl Config {
             }
             (_, section) => section.iter().try_for_each(ControlPlaneSection::check)?,
         }
+        self.certificates.check(self)?;
+        self.certificates.files(self)?;
         self.limits.check()?;
         if self.worker_threads == 0 || self.worker_threads > 1024 {
             bail!("workerThreads: expected 1 to 1024, found {}", self.worker_threads);
@@ -400,6 +409,16 @@ mod tests {
         assert!(plain.contains("TLS"), "{plain}");
         let zero = error(&COMPLETE.replace("stateFile: /s", &format!("{section}, patience: 0s}}")));
         assert!(zero.contains("controlPlane.patience"), "{zero}");
+        let ca = COMPLETE.replace("caKey: /k\n", "");
+        assert!(error(&ca).contains("caKey is not set"), "{}", error(&ca));
+        let nobody = error(&format!("{ca}certificates: {{source: istio}}\n"));
+        assert!(nobody.contains("certificates.authority"), "{nobody}");
+        let both =
+            error(&format!("{COMPLETE}certificates: {{trustDomainAliases: [a], bundles: {{a: /a}}}}\n"));
+        assert!(both.contains("alias"), "{both}");
+        let authority = "authority: {address: 'ca:15012', rootCertificates: system}";
+        load_text(&format!("{ca}certificates: {{source: istio, {authority}}}\n"), Settings::default())
+            .unwrap();
         let unknown = error(&format!("{COMPLETE}drainDeadlin: 5s\n"));
         assert!(unknown.contains("drainDeadlin") && unknown.contains('6'), "{unknown}");
         assert!(error(&format!("{COMPLETE}drainDeadline: soon\n")).contains("drainDeadline"));

@@ -54,10 +54,10 @@ pub(crate) fn record(file: &str, status: &FileStatus) {
 }
 
 /// Not recorded: a version's series is to leave with it.
-pub(crate) fn write_versions(page: &mut Page<'_>, files: &[(&'static str, FileStatus)]) {
+pub(crate) fn write_versions(page: &mut Page<'_>, files: &[(String, FileStatus)]) {
     let versions = files.iter().filter_map(|(file, status)| {
         let version = status.version.as_deref()?;
-        Some(([("file", *file), ("version", version)], 1.0))
+        Some(([("file", file.as_str()), ("version", version)], 1.0))
     });
     page.gauges(VERSION, versions);
 }

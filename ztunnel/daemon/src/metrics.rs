@@ -58,9 +58,9 @@ pub(crate) fn page(admin: &Admin) -> Arc<str> {
         admin.dropped.record();
         admin.record_limits();
         admin.pods.record();
-        let pods = admin.pods.file().map(|status| ("pods", status));
-        let state = admin.state.file().map(|status| ("state", status));
-        let files: Vec<_> = state.into_iter().chain(pods).collect();
+        let pods = admin.pods.file().map(|status| ("pods".to_owned(), status));
+        let state = admin.state.file().map(|status| ("state".to_owned(), status));
+        let files: Vec<_> = state.into_iter().chain(pods).chain(admin.authority.files()).collect();
         files.iter().for_each(|(file, status)| files::record(file, status));
         files::write_versions(page, &files);
         files::record_revocation(&admin.revocation.statuses());

@@ -7,7 +7,7 @@ use std::{fs::File, future::pending, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use control::{Certificates, NameSettings, Names, RevocationFiles, system_clock};
-use model::{Revoked, SharedSnapshot};
+use model::Revoked;
 use proxy::{Proxy, ProxySettings};
 use redirect::{Captured, Redirection, Redirector};
 use telemetry::{Ledgers, metrics as telemetry_metrics};
@@ -60,16 +60,18 @@ pub(crate) fn run(config: Config, log: &Log) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Result<()> {
+    redirect::forbid_core_dumps();
     let stopped = stop_signal()?;
     let exporter = telemetry_metrics::install().context("starting metrics")?;
     telemetry_metrics::build_info(env!("CARGO_PKG_VERSION"));
     metrics::describe();
-    let snapshot = Arc::new(SharedSnapshot::default());
+    let snapshot = Arc::new(certificates::first_snapshot(&config));
     let state = Arc::new(State::start(&config, &snapshot).await?);
     let pods = PodSource::open(&config).await?;
-    let (certificates, roots) = certificates::start(&config)?;
-    let certificates = Arc::new(certificates);
-    let revocation = RevocationFiles::start(&config.revocation_lists, roots, system_clock()).await?;
+    let authority = certificates::Source::start(&config).await?;
+    let certificates = Arc::clone(authority.certificates());
+    let revocation =
+        RevocationFiles::start(&config.revocation_lists, authority.roots(), system_clock()).await?;
     let ledgers = Arc::new(Ledgers::new(config.access_log.choice()));
     let tunnel = Tunnel::new(tunnel_settings(&config, &ledgers), Arc::clone(&certificates));
     heed(&revocation, &certificates, &tunnel);
@@ -99,6 +101,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         snapshot,
         ledgers: Arc::clone(&ledgers),
         certificates,
+        authority,
         tunnel: tunnel.clone(),
         node: Arc::clone(&node),
         exporter,

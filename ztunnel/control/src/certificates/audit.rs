@@ -41,6 +41,24 @@ pub(super) fn trust_changed(what: Change, before: &Trust, after: &Trust, events:
     }
 }
 
+/// The embedded CA signs with another certificate from now on.
+pub(super) fn signer_changed(
+    what: Change,
+    before: &CertificateDer<'_>,
+    after: &CertificateDer<'_>,
+    events: &EventSink,
+) {
+    let (before, after) = (fingerprint(before), fingerprint(after));
+    tracing::warn!(target: "audit", change = what.as_str(), before, after, "the CA signs with another certificate");
+    events(CertificateEvent::Changed(what));
+}
+
+/// Somebody tried to; what was before stays in force.
+pub(super) fn refused(what: Change, error: &dyn std::error::Error, events: &EventSink) {
+    tracing::warn!(target: "audit", change = what.as_str(), %error, "a change of the CA's configuration was refused");
+    events(CertificateEvent::Changed(what));
+}
+
 fn changed(what: Change, bundle: &TrustBundle, old: &[CertificateDer<'static>], events: &EventSink) {
     let missing = |from: &[CertificateDer<'_>], roots: &[CertificateDer<'_>]| -> Vec<String> {
         from.iter().filter(|root| !roots.contains(root)).map(fingerprint).collect()

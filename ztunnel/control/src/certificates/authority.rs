@@ -29,6 +29,11 @@ pub enum AuthorityError {
     Deadline,
     #[error("the authority cannot be reached: {0}")]
     Unreachable(String),
+    #[error(
+        "the authority does not accept our token: {0}; cure: a token for its audience in the token file, that has not \
+         expired"
+    )]
+    Unauthenticated(String),
     #[error("the authority refused: {0}")]
     Refused(String),
     #[error("the authority is of trust domain {0}")]
@@ -48,6 +53,7 @@ impl AuthorityError {
         match self {
             Self::Deadline => "deadline",
             Self::Unreachable(_) => "unreachable",
+            Self::Unauthenticated(_) => "unauthenticated",
             Self::Refused(_) => "refused",
             Self::OtherTrustDomain(_) => "other_trust_domain",
             Self::RootExpired => "root_expired",

@@ -77,8 +77,8 @@ pub(super) fn roots(
     let mut warnings = Vec::new();
     for (number, root) in (1..).zip(found) {
         let named = |problem: &str| format!("certificate {number}: {problem}");
-        let signing =
-            signing::check(&root, Some(trust_domain)).map_err(|problem| at(path, &named(&problem)))?;
+        let signing = signing::check(&root, Some(trust_domain))
+            .map_err(|problem| at(path, &named(&problem.to_string())))?;
         if signing.not_after <= now {
             warnings.push(named("it has expired"));
         }

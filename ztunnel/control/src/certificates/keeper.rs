@@ -15,6 +15,7 @@ use super::{
     CertificateAuthority, CertificateEvent, Shared,
     authority::AuthorityError,
     request::{Request, is_revoked},
+    schedule,
 };
 
 /// A node that starts wants many certificates at once; the authority serves other nodes too.
@@ -32,7 +33,8 @@ pub(super) async fn keep(shared: Arc<Shared>, authority: Arc<impl CertificateAut
         for identity in shared.begin_due(issuing.len()) {
             issuing.spawn(issue_into(Arc::clone(&shared), Arc::clone(&authority), identity));
         }
-        let pause = if issuing.len() < AT_ONCE { shared.until_due() } else { LOOK_AGAIN };
+        // With all places for it taken, what is due waits for one, not for a time.
+        let pause = if issuing.len() < AT_ONCE_AHEAD { shared.until_due() } else { LOOK_AGAIN };
         tokio::select! {
             Some(_) = issuing.join_next() => {}
             () = shared.wake.notified() => {}
@@ -81,6 +83,13 @@ impl Shared {
                 false
             });
         }
+    }
+
+    /// For how long there is a certificate.
+    fn left(&self, identity: &SpiffeId) -> Option<Duration> {
+        let entries = self.entries.lock();
+        let svid = entries.get(identity)?.borrow().svid.clone()?;
+        svid.not_after.duration_since(self.now()).ok()
     }
 
     /// The entry is gone if nobody uses the identity any more.
@@ -134,7 +143,7 @@ async fn issue(
 ) -> Result<Svid, AuthorityError> {
     let request = Request::new(identity)?;
     let signing = authority.sign(identity, request.der());
-    let deadline = shared.settings.issue_deadline;
+    let deadline = schedule::patience(shared.settings.issue_deadline, shared.left(identity));
     let issued = timeout(deadline, signing).await.map_err(|_| AuthorityError::Deadline)??;
     let roots = issued.roots.clone();
     let svid = request.into_svid(issued, shared.trust.given_own().as_deref(), shared.now())?;

@@ -7,9 +7,20 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
 
-/// Until when it may sign; from when.
-#[derive(Clone, Copy, Debug)]
+/// Why a certificate may sign no others.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotASigner {
+    #[error("it is the root of trust domain {0}")]
+    OfAnother(String),
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// From when to when it may sign.
+#[derive(Clone, Debug)]
 pub(super) struct Signing {
+    /// SubjectPublicKeyInfo, DER.
+    pub(super) public_key: Vec<u8>,
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
     pub(super) is_self_signed: bool,
@@ -20,28 +31,31 @@ pub(super) struct Signing {
 pub(super) fn check(
     certificate: &CertificateDer<'static>,
     root_of: Option<&TrustDomain>,
-) -> Result<Signing, String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| "not an X.509 certificate")?;
+) -> Result<Signing, NotASigner> {
+    let unfit = |problem: &str| NotASigner::Unfit(problem.to_owned());
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| unfit("not an X.509 certificate"))?;
     let is_self_signed = parsed.subject() == parsed.issuer();
     if !parsed.is_ca() {
-        return Err("expected the certificate of a certificate authority".to_owned());
+        return Err(unfit("expected the certificate of a certificate authority"));
     }
-    let usage = parsed.key_usage().map_err(|error| error.to_string())?;
+    let usage = parsed.key_usage().map_err(|error| unfit(&error.to_string()))?;
     if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-        return Err("its key usage lacks keyCertSign".to_owned());
+        return Err(unfit("its key usage lacks keyCertSign"));
     }
-    for name in spiffe_names(&parsed)? {
-        let named: TrustDomain =
-            name.strip_prefix("spiffe://").and_then(|rest| rest.parse().ok()).ok_or_else(|| {
-                format!("an authority's SPIFFE id is a trust domain without a path, not {name}")
-            })?;
-        if let Some(domain) = root_of.filter(|domain| **domain != named) {
-            return Err(format!("it is not the root of trust domain {domain}"));
+    for name in spiffe_names(&parsed).map_err(|error| unfit(&error))? {
+        let named = name.strip_prefix("spiffe://").and_then(|rest| rest.parse::<TrustDomain>().ok());
+        let named = named.ok_or_else(|| {
+            unfit(&format!("an authority's SPIFFE id is a trust domain without a path, not {name}"))
+        })?;
+        if root_of.is_some_and(|domain| *domain != named) {
+            return Err(NotASigner::OfAnother(named.to_string()));
         }
     }
-    RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())?;
+    RootCertStore::empty().add(certificate.clone()).map_err(|error| unfit(&error.to_string()))?;
     let validity = parsed.validity();
     Ok(Signing {
+        public_key: parsed.public_key().raw.to_vec(),
         not_before: instant(validity.not_before),
         not_after: instant(validity.not_after),
         is_self_signed,

@@ -17,7 +17,10 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::*;
 
 mod embedded;
+mod intermediate;
+mod istio;
 mod roots;
+mod secrets;
 mod trust;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -41,7 +44,8 @@ fn embedded_ca_for(lifetime: Duration, clock: &Clock) -> (EmbeddedCa, tempfile::
     let directory = tempfile::tempdir().unwrap();
     let (key, certificate) = (directory.path().join("key.pem"), directory.path().join("root.pem"));
     let trust_domain = "cluster.local".parse().unwrap();
-    (EmbeddedCa::open(&key, &certificate, trust_domain, lifetime, Arc::clone(clock)).unwrap(), directory)
+    let files = CaFiles::Root { key, certificate };
+    (EmbeddedCa::open(files, trust_domain, lifetime, Arc::clone(clock)).unwrap(), directory)
 }
 
 /// The embedded CA, slowed down, counted, and broken at will.
@@ -223,6 +227,21 @@ async fn an_authority_that_hangs_is_given_up_and_delays_no_other_identity() {
     let refused = house.certificates.svid(&id("stuck")).await.unwrap_err();
     assert!(refused.to_string().contains("in time"), "{refused}");
     assert!(start.elapsed() < Duration::from_secs(11));
+}
+
+/// Fails if a node that starts with many pods makes a connection wait until all are provided for.
+#[tokio::test(start_paused = true)]
+async fn what_a_connection_waits_for_is_fetched_before_what_none_does() {
+    let house = house(|_| ());
+    for number in 0..200 {
+        house.certificates.prefetch(&id(&format!("ahead{number}"))).unwrap();
+    }
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(house.asked(), 12, "not all places are for what nobody waits for");
+    let start = Instant::now();
+    house.certificates.svid(&id("waited-for")).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(60), "{:?}", start.elapsed());
+    assert!(house.asked() < 30, "{}", house.asked());
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Symbolic links followed, as the kernel's own limit.
 const MAX_LINKS: usize = 40;
 
-pub(super) struct Changes {
+pub(crate) struct Changes {
     path: PathBuf,
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
@@ -39,7 +39,7 @@ pub(super) struct Changes {
 type Fingerprint = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 impl Changes {
-    pub(super) fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         let told = Arc::new(Notify::new());
         let watcher = watcher(Arc::clone(&told))
             .inspect_err(|error| tracing::warn!(%error, "files are not watched, only looked at now and then"))
@@ -51,7 +51,7 @@ impl Changes {
     }
 
     /// Returns when the file is not what it was at the last return. Cancel safe.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         loop {
             // Whether told or not, look.
             if timeout(LOOK_AGAIN, self.told.notified()).await.is_ok() {

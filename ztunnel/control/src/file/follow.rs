@@ -62,7 +62,7 @@ fn version(text: &str) -> String {
     digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn record(status: &watch::Sender<FileStatus>, result: Result<(Loaded, String), FileError>) {
+pub(crate) fn record(status: &watch::Sender<FileStatus>, result: Result<(Loaded, String), FileError>) {
     status.send_modify(|status| match result {
         Ok((loaded, version)) => {
             status.loads += 1;

@@ -60,6 +60,11 @@ fn bundle(roots: &[&Authority]) -> Arc<TrustBundle> {
     Arc::new(TrustBundle { trust_domain, roots })
 }
 
+fn roots_of(authority: &Authority) -> OwnRoots {
+    let bundle = bundle(&[authority]);
+    Arc::new(move || Arc::clone(&bundle))
+}
+
 fn read(text: &str, roots: &[&Authority]) -> Result<Vec<List>, String> {
     lists::read(Path::new("crl.pem"), text, &bundle(roots)).map_err(|error| error.to_string())
 }
@@ -136,7 +141,7 @@ async fn a_list_past_its_time_still_revokes_and_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("crl.pem");
     fs::write(&path, crl(&authority, &[7], -60)).unwrap();
-    let files = RevocationFiles::start(&[path], bundle(&[&authority]), system_clock()).await.unwrap();
+    let files = RevocationFiles::start(&[path], roots_of(&authority), system_clock()).await.unwrap();
     assert!(is_revoked(&files.revoked().borrow(), &authority, 7));
     let status = &files.statuses()[0];
     assert!(status.lists[0].expired && status.file.problem.is_none());
@@ -154,7 +159,7 @@ async fn a_bad_edit_keeps_what_was_revoked_and_a_good_one_takes_effect() {
     let directory = tempfile::tempdir().unwrap();
     let paths = ["one.pem", "two.pem"].map(|name| directory.path().join(name));
     fs::write(&paths[0], crl(&authority, &[1], 60)).unwrap();
-    let start = || RevocationFiles::start(&paths, bundle(&[&authority]), system_clock());
+    let start = || RevocationFiles::start(&paths, roots_of(&authority), system_clock());
     assert_eq!(start().await.err().unwrap().reason(), "unreadable");
     fs::write(&paths[1], crl(&authority, &[2], 60)).unwrap();
     let files = start().await.unwrap();

@@ -75,7 +75,7 @@ impl ControlPlaneSection {
         }
     }
 
-    fn channel(&self, config: &Config) -> ChannelSettings {
+    pub(super) fn channel(&self, config: &Config) -> ChannelSettings {
         ChannelSettings {
             address: self.address.clone(),
             roots: self.root_certificates.clone(),

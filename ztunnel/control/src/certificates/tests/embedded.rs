@@ -43,7 +43,7 @@ async fn a_peer_that_knows_the_root_accepts_the_leaf_and_one_of_another_root_doe
     let svid = issued(&ours, &id("a"), clock()).await;
     for (ca, accepted) in [(&ours, true), (&other, false)] {
         let mut store = RootCertStore::empty();
-        store.add(ca.roots().roots[0].clone()).unwrap();
+        store.add(ca.inner().signer().roots[0].clone()).unwrap();
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
             .build()
             .unwrap();

@@ -24,7 +24,8 @@ impl Files {
     }
 
     fn open_at(&self, trust_domain: &str, clock: Clock) -> Result<EmbeddedCa, RootError> {
-        EmbeddedCa::open(&self.key(), &self.certificate(), trust_domain.parse().unwrap(), LIFETIME, clock)
+        let files = CaFiles::Root { key: self.key(), certificate: self.certificate() };
+        EmbeddedCa::open(files, trust_domain.parse().unwrap(), LIFETIME, clock)
     }
 
     fn open(&self) -> Result<EmbeddedCa, RootError> {
@@ -36,6 +37,10 @@ impl Files {
     }
 }
 
+fn roots_of(ca: &EmbeddedCa) -> Vec<rustls_pki_types::CertificateDer<'static>> {
+    ca.inner().signer().roots.clone()
+}
+
 fn mode(path: PathBuf) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -45,7 +50,7 @@ fn a_root_is_made_on_first_use_with_a_private_key_and_kept() {
     let files = Files::new();
     let first = files.open().unwrap();
     assert_eq!((mode(files.key()), mode(files.certificate())), (0o600, 0o644));
-    assert_eq!(first.roots().roots, files.open().unwrap().roots().roots);
+    assert_eq!(roots_of(&first), roots_of(&files.open().unwrap()));
     let left: Vec<_> =
         fs::read_dir(files.0.path().join("ca")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "key, certificate and lock, nothing half-made: {left:?}");
@@ -55,8 +60,7 @@ fn a_root_is_made_on_first_use_with_a_private_key_and_kept() {
 fn daemons_that_start_at_once_agree_on_one_root() {
     let files = Files::new();
     let roots: Vec<_> = std::thread::scope(|scope| {
-        let opening: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| files.open().unwrap().roots().roots.clone())).collect();
+        let opening: Vec<_> = (0..8).map(|_| scope.spawn(|| roots_of(&files.open().unwrap()))).collect();
         opening.into_iter().map(|opening| opening.join().unwrap()).collect()
     });
     assert!(roots.windows(2).all(|pair| pair[0] == pair[1]));
@@ -114,6 +118,7 @@ fn a_root_of_another_time_or_trust_domain_is_refused() {
     let later: Clock = Arc::new(|| SystemTime::now() + Duration::from_secs(11 * 365 * 24 * 3600));
     assert_eq!(files.open_at("cluster.local", later).err().unwrap().reason(), "not_valid_now");
     let error = files.open_at("elsewhere", crate::system_clock()).err().unwrap();
+    assert_eq!(error.reason(), "other_trust_domain");
     assert!(error.to_string().contains("elsewhere"), "{error}");
 }
 

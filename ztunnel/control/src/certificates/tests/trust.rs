@@ -140,7 +140,7 @@ fn what_cannot_vouch_for_a_trust_domain_is_refused_with_the_cause() {
         ("nonsense".to_owned(), "neither"),
         (root_with(|p| p.is_ca = IsCa::ExplicitNoCa).pem(), "authority"),
         (root_with(|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]).pem(), "keyCertSign"),
-        (root_with(|p| p.subject_alt_names = vec![uri("spiffe://other")]).pem(), "trust domain partner"),
+        (root_with(|p| p.subject_alt_names = vec![uri("spiffe://other")]).pem(), "trust domain other"),
         (root_with(|p| p.subject_alt_names = vec![uri("spiffe://partner/a")]).pem(), "without a path"),
         (r#"{"keys": [{"use": "x509-svid"}]}"#.to_owned(), "x5c"),
         (r#"{"keys": [{"use": "x509-svid", "x5c": ["AAAA"]}]}"#.to_owned(), "X.509"),

@@ -17,6 +17,7 @@ pub(super) fn watched(admin: &Admin) -> Value {
         "state": admin.state.json(),
         "pods": admin.pods,
         "revocationLists": admin.revocation.statuses(),
+        "certificates": admin.authority.files(),
     })
 }
 
