@@ -63,7 +63,7 @@ fn mesh(root: &TlsRoot, roots: usize) -> (Mesh, Ca) {
 
 fn states(mesh: &Mesh) -> Vec<Value> {
     let all = mesh.daemons().map(|daemon| daemon.admin("/certificates").unwrap());
-    all.flat_map(|list| list.as_array().unwrap().clone()).map(|one| one["state"].clone()).collect()
+    all.flat_map(|list| list.as_array().unwrap().clone()).map(|one| one["lifecycle"].clone()).collect()
 }
 
 /// Waits until every identity has a certificate that was asked for after now.

@@ -6,6 +6,7 @@
 mod abuse;
 mod authority;
 mod client;
+mod federated;
 mod foreign;
 mod frames;
 mod refused;

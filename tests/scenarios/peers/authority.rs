@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    date_time_ymd,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use testkit::Mesh;
 
@@ -33,6 +36,16 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "A stranger");
         Self::new(Issuer::new(params, KeyPair::generate().unwrap()))
+    }
+
+    /// Of another trust domain, with its root in PEM.
+    pub(super) fn partner() -> (Self, String) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "A partner");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap().pem();
+        (Self::new(Issuer::new(params, key)), root)
     }
 
     /// A workload that signs with the key of its own good certificate.

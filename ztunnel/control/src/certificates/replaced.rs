@@ -91,7 +91,7 @@ fn changed(ca: &EmbeddedCa, before: &Signer, certificates: &Certificates) -> Loa
 
 fn loaded(signer: &Signer, changed: usize) -> Loaded {
     let objects = [("intermediates", signer.chain.len()), ("roots", signer.roots.len())].into();
-    Loaded { objects, changed, warnings: Vec::new() }
+    Loaded { objects, changed, ..Loaded::default() }
 }
 
 /// What the fingerprint of the certificate that signs begins with.
