@@ -33,8 +33,9 @@ const LONG: &str = "ZTUNNEL_CERTIFICATES_SECONDS";
 struct TlsRoot(PathBuf);
 
 impl TlsRoot {
-    fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("ztunnel-ca-{}.pem", std::process::id())))
+    /// Scenarios run side by side.
+    fn of(scenario: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("ztunnel-ca-{}-{scenario}.pem", std::process::id())))
     }
 }
 
@@ -107,7 +108,7 @@ fn outage(mesh: &Mesh, ca: &Ca, behaviour: Behaviour) {
 /// felt before anything has expired.
 #[test]
 fn rotation_of_roots_and_outages_of_the_ca_fail_no_connection() {
-    let root = TlsRoot::new();
+    let root = TlsRoot::of("rotation");
     let (mesh, ca) = mesh(&root, 3);
     let _echo = Server::start(mesh.pod("server"), 8080, Answering::Echo).unwrap();
     let lasting = std::env::var(LONG)
@@ -149,7 +150,7 @@ fn rotation_of_roots_and_outages_of_the_ca_fail_no_connection() {
 /// Catches: a certificate that is used beyond its end, and a CA that is not asked again once all is over.
 #[test]
 fn an_outage_beyond_expiry_refuses_and_the_ca_s_return_ends_it() {
-    let root = TlsRoot::new();
+    let root = TlsRoot::of("expiry");
     let (mesh, ca) = mesh(&root, 1);
     let _echo = Server::start(mesh.pod("server"), 8080, Answering::Echo).unwrap();
     for family in FAMILIES {

@@ -106,7 +106,7 @@ impl Ca {
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("ca".to_owned()).spawn(move || {
-            if let Err(error) = service::run(listener, tls, serving, stopped) {
+            if let Err(error) = service::run(listener, tls, &serving, stopped) {
                 eprintln!("the CA ended: {error:#}");
             }
         })?;

@@ -29,7 +29,7 @@ struct Handler {
 pub(super) fn run(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -44,7 +44,7 @@ pub(super) fn run(
                 _ = &mut stopped => return Ok(()),
                 accepted = listener.accept() => {
                     count += 1;
-                    let handler = Handler { shared: Arc::clone(&shared), connection: count };
+                    let handler = Handler { shared: Arc::clone(shared), connection: count };
                     connections.spawn(speak(accepted?.0, acceptor.clone(), handler));
                 }
             }
