@@ -95,7 +95,7 @@ fn rotate(mesh: &Mesh, ca: &Ca, from: usize, to: usize) {
 }
 
 /// Longer than half of a certificate's life, and over before it ends.
-fn outage(mesh: &Mesh, ca: &Ca, behaviour: Behaviour) {
+fn outage(mesh: &Mesh, ca: &Ca, behaviour: &Behaviour) {
     until_renewed(mesh, ca);
     ca.change(|mood| mood.behaviour = behaviour.clone());
     eventually("certificates are stale", || states(mesh).iter().any(|state| *state == "stale").then_some(()));
@@ -119,9 +119,9 @@ fn rotation_of_roots_and_outages_of_the_ca_fail_no_connection() {
     let started = Instant::now();
     let rate = Rate::start(&mesh.pod("client").place, mesh.address("server", 0, 8080), PER_SECOND);
     rotate(&mesh, &ca, 0, 1);
-    outage(&mesh, &ca, Behaviour::Refuse(testkit::ca::UNAVAILABLE));
+    outage(&mesh, &ca, &Behaviour::Refuse(testkit::ca::UNAVAILABLE));
     while started.elapsed() < lasting {
-        outage(&mesh, &ca, Behaviour::Silent);
+        outage(&mesh, &ca, &Behaviour::Silent);
         rotate(&mesh, &ca, 1, 2);
         rotate(&mesh, &ca, 2, 1);
     }

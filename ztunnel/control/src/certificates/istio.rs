@@ -5,6 +5,7 @@
 
 use std::{error::Error, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use model::SpiffeId;
 use parking_lot::Mutex;
 use proto::{
@@ -71,7 +72,7 @@ impl CertificateAuthority for IstioCa {
         let asked = message(identity, request, self.lifetime);
         let answer = client.create_certificate(asked).await;
         lease.answered = answer.as_ref().err().is_none_or(|status| !is_of_the_connection(status));
-        issued(answer.map_err(|status| refused(&status))?.into_inner())
+        issued(answer.map_err(|status| refused(&status))?.get_ref())
     }
 }
 
@@ -97,27 +98,19 @@ fn message(
     }
 }
 
-/// RFC 7468.
+/// RFC 7468: lines of 64 characters.
 fn pem(request: &CertificateSigningRequestDer<'_>) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = "-----BEGIN CERTIFICATE REQUEST-----".to_owned();
-    for (number, bytes) in request.chunks(3).enumerate() {
-        if number % 16 == 0 {
-            text.push('\n');
-        }
-        let bits =
-            bytes.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - bytes.len()));
-        for place in 0..4 {
-            let sextet = bits >> (18 - 6 * place) & 63;
-            text.push(if place <= bytes.len() { char::from(ALPHABET[sextet]) } else { '=' });
-        }
+    for line in request.chunks(48) {
+        text.push('\n');
+        STANDARD.encode_string(line, &mut text);
     }
     text.push_str("\n-----END CERTIFICATE REQUEST-----\n");
     text
 }
 
 /// The leaf first and the roots last; each part may hold several certificates.
-fn issued(answer: IstioCertificateResponse) -> Result<Issued, AuthorityError> {
+fn issued(answer: &IstioCertificateResponse) -> Result<Issued, AuthorityError> {
     let wrong = |what: &str| AuthorityError::Answer(what.to_owned());
     let parts: Result<Vec<_>, _> = answer.cert_chain.iter().map(|part| certificates(part)).collect();
     let mut parts = parts.map_err(|_| wrong("not certificates in PEM"))?;
