@@ -125,7 +125,9 @@ fn pods_come_and_go_and_a_bad_one_is_told_and_tried_again() {
     let target = mesh.address("late", 0, 8080);
     let client = mesh.pod("client").place.clone();
     eventually("both nodes know the pod", || client.run(move || Dial::to(target).exchange(MARKER)).ok());
-    assert_eq!(last_logged(mesh.daemon(2), "inbound", target)["path"], "hbone");
+    eventually("it came through the tunnel", || {
+        (last_logged(mesh.daemon(2), "inbound", target)["path"] == "hbone").then_some(())
+    });
     drop(squatter);
     eventually("the pod is served once its port is free", || {
         mesh.daemon(2).serves(&Mesh::uid("taken")).then_some(())

@@ -25,6 +25,9 @@ pub struct LocalPod {
     pub uid: WorkloadUid,
     /// Any path that opens as a network namespace.
     pub netns: PathBuf,
+    /// Device and inode of the namespace, where they are known: the path may name another one by the time it is opened.
+    #[serde(skip)]
+    pub netns_identity: Option<(u64, u64)>,
     /// What the pod runs as, if that is known here: should the mesh's state differ, the pod has no identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,

@@ -53,7 +53,8 @@ pub(crate) struct CniList {
 
 struct Known {
     local: LocalPod,
-    netns: File,
+    /// Held, as the list names the namespace by it.
+    _netns: File,
 }
 
 impl CniList {
@@ -75,33 +76,34 @@ impl CniList {
     /// Takes the pod onto the list. One that is there already, in the same namespace, stays as it is.
     fn enter(&self, pod: &CniPod, netns: File) -> io::Result<LocalPod> {
         let mut known = self.known.lock();
-        let local = self.local(pod, &netns);
+        let local = self.local(pod, &netns)?;
         if let Some(before) = known.get(&pod.uid)
-            && is_same(&before.netns, &netns)?
-            && before.local.uid == local.uid
-            && before.local.service_account == local.service_account
+            && before.local == (LocalPod { netns: before.local.netns.clone(), ..local.clone() })
         {
             return Ok(before.local.clone());
         }
         // A pod that was made anew under its old name takes its place.
         known.retain(|_, other| other.local.uid != local.uid);
-        known.insert(pod.uid.clone(), Known { local: local.clone(), netns });
+        known.insert(pod.uid.clone(), Known { local: local.clone(), _netns: netns });
         self.publish(&known);
         Ok(local)
     }
 
-    fn local(&self, pod: &CniPod, netns: &File) -> LocalPod {
+    fn local(&self, pod: &CniPod, netns: &File) -> io::Result<LocalPod> {
         let CniPod { name, namespace, service_account, .. } = pod;
-        LocalPod {
+        let metadata = netns.metadata()?;
+        Ok(LocalPod {
             uid: WorkloadUid::new(&format!("{}//Pod/{namespace}/{name}", self.cluster_id)),
             netns: format!("/proc/self/fd/{}", netns.as_raw_fd()).into(),
+            // Descriptors are used again.
+            netns_identity: Some((metadata.st_dev(), metadata.st_ino())),
             service_account: Some(service_account.clone()),
             ips: Vec::new(),
             fail_mode: control::FailMode::Closed,
             mtls: None,
             exclude_outbound_ports: Vec::new(),
             exclude_inbound_ports: Vec::new(),
-        }
+        })
     }
 
     fn publish(&self, known: &HashMap<String, Known>) {
@@ -139,11 +141,6 @@ impl CniPods for CniList {
     }
 }
 
-fn is_same(one: &File, other: &File) -> io::Result<bool> {
-    let (one, other) = (one.metadata()?, other.metadata()?);
-    Ok((one.st_dev(), one.st_ino()) == (other.st_dev(), other.st_ino()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,6 +167,16 @@ mod tests {
         let moved = list.enter(&pod("u1", "till"), namespace("mnt")).unwrap();
         assert_ne!(moved.netns, first.netns, "a name that the old namespace had");
         assert_eq!(**list.pods().borrow(), [moved]);
+    }
+
+    /// Else a pod that comes back under its name, and by chance under its descriptor's number, would not be served: nothing
+    /// would seem to have changed.
+    #[test]
+    fn a_namespace_is_told_from_another_of_the_same_number() {
+        let list = CniList::new("Kubernetes".to_owned());
+        let [one, other] =
+            ["net", "mnt"].map(|kind| list.local(&pod("u1", "till"), &namespace(kind)).unwrap());
+        assert_ne!(one, LocalPod { netns: one.netns.clone(), ..other });
     }
 
     /// A StatefulSet's pod comes back under its name before the agent has said that the old one is gone.

@@ -103,6 +103,7 @@ impl World {
         let spec = PodSpec {
             uid: WorkloadUid::new("self-test"),
             netns: pod_namespace.path.clone(),
+            netns_identity: None,
             v4: Some(Ipv4Addr::new(198, 18, 0, 1)),
             v6: Some(Ipv6Addr::new(0xfd00, 0x7a74, 0, 0, 0, 0, 0, 1)),
             fail_mode: FailMode::Closed,

@@ -49,6 +49,11 @@ impl NetworkNamespace {
         Ok(Self { identity: (metadata.st_dev(), metadata.st_ino()), file, path: path.to_owned() })
     }
 
+    /// Its device and inode: no other namespace has them while this one is open.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Whether it is the daemon's own.
     pub(crate) fn is_home(&self) -> io::Result<bool> {
         let own = home()?.metadata()?;

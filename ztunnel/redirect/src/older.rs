@@ -198,6 +198,7 @@ mod tests {
         PodSpec {
             uid: WorkloadUid::new("pod"),
             netns: "/none".into(),
+            netns_identity: None,
             v4: Some("10.0.0.1".parse().unwrap()),
             v6: Some("fd00::1".parse().unwrap()),
             fail_mode: FailMode::Closed,

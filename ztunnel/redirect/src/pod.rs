@@ -37,6 +37,8 @@ pub struct PodSpec {
     pub uid: WorkloadUid,
     /// Any path that opens as the pod's network namespace.
     pub netns: PathBuf,
+    /// Its device and inode, if the path alone does not say which namespace is meant.
+    pub netns_identity: Option<(u64, u64)>,
     pub v4: Option<Ipv4Addr>,
     pub v6: Option<Ipv6Addr>,
     pub fail_mode: FailMode,

@@ -15,6 +15,7 @@ impl Node {
         PodSpec {
             uid: pod.uid.clone(),
             netns: pod.netns.clone(),
+            netns_identity: pod.netns_identity,
             v4,
             v6,
             fail_mode: match pod.fail_mode {
