@@ -20,7 +20,8 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use model::TrustDomain;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use self::limits::Limits;
 pub(crate) use self::{
@@ -89,8 +90,8 @@ pub(crate) struct Settings {
     /// Where /healthz/ready is asked [default: [::]:15021].
     #[arg(long, env = "ZTUNNEL_READINESS_ADDRESS", value_name = "IP:PORT")]
     readiness_address: Option<SocketAddr>,
-    /// Threads that carry connections [default: one for each processor].
-    #[arg(long, env = "ZTUNNEL_WORKER_THREADS", value_name = "COUNT")]
+    /// Threads that carry connections, or a share of the processors, such as 50% [default: one for each processor].
+    #[arg(long, env = "ZTUNNEL_WORKER_THREADS", value_name = "COUNT", value_parser = threads)]
     worker_threads: Option<usize>,
     /// What to log: error, warn, info, debug, trace, or filters such as `info,tunnel=debug` [default: info].
     #[arg(long, env = "ZTUNNEL_LOG_LEVEL", value_name = "FILTER")]
@@ -186,6 +187,19 @@ pub(crate) fn load(file: Option<&Path>, given: Settings) -> anyhow::Result<Confi
     Config::new(given.or(from_file))
 }
 
+/// A file as it is, for somebody who knows more that belongs into it.
+pub(crate) fn read_tree(path: &Path) -> anyhow::Result<Value> {
+    let tree: Value = parse(path)?;
+    anyhow::ensure!(tree.is_object(), "{}: expected settings by name", path.display());
+    Ok(tree)
+}
+
+/// As [`load`], from what a file would hold.
+pub(crate) fn from_tree(tree: Value, given: Settings) -> anyhow::Result<Config> {
+    let settings = serde_json::from_value(tree).context("as a configuration file")?;
+    Config::new(given.or(settings))
+}
+
 /// Whether a file would do. Paths may be given by flag or environment.
 pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
     let elsewhere = || Some(PathBuf::from("/given/elsewhere"));
@@ -202,6 +216,10 @@ pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
+    parse(path)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
 }
@@ -290,8 +308,8 @@ impl Config {
             connect_deadline: settings.connect_deadline.unwrap_or(Span(Duration::from_secs(10))),
             handshake_deadline: settings.handshake_deadline.unwrap_or(Span(Duration::from_secs(10))),
             inspection_interval: settings.inspection_interval.unwrap_or(Span(Duration::from_secs(2))),
+            dns: settings.dns.or_on_if(settings.cni.zds_socket.is_some()),
             cni: settings.cni,
-            dns: settings.dns,
             certificates: settings.certificates,
             control_plane: settings.control_plane,
             limits: settings.limits,
@@ -344,6 +362,17 @@ fn default_cgroup_root() -> anyhow::Result<PathBuf> {
         .context("cgroup v2 is not mounted; set cgroupRoot if it is mounted out of sight")
 }
 
+/// A number, or a share of the processors, rounded up.
+fn threads(text: &str) -> Result<usize, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return text.parse().map_err(|_| "expected a number, or a share such as 50%".to_owned());
+    };
+    match percent.parse() {
+        Ok(percent @ 1..=100) => Ok((processors() * percent).div_ceil(100)),
+        _ => Err("expected 1% to 100%".to_owned()),
+    }
+}
+
 fn processors() -> usize {
     thread::available_parallelism().map_or(1, Into::into)
 }
@@ -394,6 +423,26 @@ mod tests {
         assert_eq!(config.node_name, "given");
         assert_eq!(config.drain_deadline, Span(Duration::from_secs(5)));
         assert_eq!(config.certificate_lifetime, Span(Duration::from_secs(86400)));
+    }
+
+    /// If not, pods whose port 53 a CNI redirects would resolve nothing.
+    #[test]
+    fn dns_is_on_behind_a_cni_unless_it_is_turned_off() {
+        let enabled = |text: &str| load_text(text, Settings::default()).unwrap().dns.enabled();
+        assert!(!enabled(COMPLETE));
+        let cni = COMPLETE.replace("podsFile: /p\n", "cni: {zdsSocket: /z}\n");
+        assert!(enabled(&cni));
+        assert!(!enabled(&format!("{cni}dns: {{enabled: false}}\n")));
+    }
+
+    #[test]
+    fn threads_are_a_number_or_a_share_of_the_processors() {
+        assert_eq!(threads("7"), Ok(7));
+        assert_eq!(threads("100%"), Ok(processors()));
+        assert!((1..=processors()).contains(&threads("1%").unwrap()), "rounded up");
+        for wrong in ["0%", "101%", "half", "%", "-1"] {
+            threads(wrong).unwrap_err();
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod config;
 mod crowd;
 mod explanation;
 mod files;
+mod istio;
 mod logging;
 mod metrics;
 mod node;
@@ -51,6 +52,11 @@ enum Command {
     /// taken from the first of these that has it.
     #[command(after_help = RUN_EXAMPLE)]
     Run(Box<Run>),
+    /// Serve as Istio's DaemonSet asks, by its arguments and environment: `ztunnel proxy ztunnel`.
+    ///
+    /// XDS_ADDRESS, CA_ADDRESS, INPOD_UDS and the other variables of Istio's proxy are taken; docs/ISTIO.md has what becomes
+    /// of each. Flags and ZTUNNEL_ variables go before them, and they before the file named by --config.
+    Proxy(Box<Proxy>),
     /// Try whether this kernel can do what the redirection needs, in a scratch network namespace.
     ///
     /// Needs root. Prints one line for each feature; the exit status is 1 if any is missing. Do not run it inside
@@ -106,6 +112,20 @@ struct Run {
     settings: Settings,
 }
 
+#[derive(clap::Args)]
+struct Proxy {
+    /// Which proxy: there is one.
+    #[arg(value_enum, value_name = "PROXY")]
+    _kind: ProxyKind,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ProxyKind {
+    Ztunnel,
+}
+
 const RUN_EXAMPLE: &str = "\
 Example:
   ztunnel run --state-file state.yaml --pods-file pods.yaml --ca-key ca.key --ca-certificate ca.pem
@@ -130,6 +150,7 @@ Examples:
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => serve(*run),
+        Command::Proxy(proxy) => serve_as_istio_asks(proxy.run),
         Command::Check { bpf_dir } => check(bpf_dir),
         Command::Validate(files) => Ok(files.run()),
         Command::Explain(question) => Ok(question.run()),
@@ -161,6 +182,18 @@ fn whole_story(error: &anyhow::Error) -> String {
 fn serve(run: Run) -> anyhow::Result<ExitCode> {
     let config = config::load(run.config.as_deref(), run.settings)?;
     let log = logging::start(&config)?;
+    run::run(config, &log)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve_as_istio_asks(run: Run) -> anyhow::Result<ExitCode> {
+    let variables = istio::Variables::of_process();
+    let (config, ignored) = istio::load(run.config.as_deref(), run.settings, &variables)?;
+    let log = logging::start(&config)?;
+    if !ignored.is_empty() {
+        let variables = ignored.join(" ");
+        tracing::info!(variables, "variables of Istio's that change nothing here; docs/ISTIO.md says why");
+    }
     run::run(config, &log)?;
     Ok(ExitCode::SUCCESS)
 }

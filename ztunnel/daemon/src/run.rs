@@ -75,7 +75,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     let ledgers = Arc::new(Ledgers::new(config.access_log.choice()));
     let tunnel = Tunnel::new(tunnel_settings(&config, &ledgers), Arc::clone(&certificates));
     heed(&revocation, &certificates, &tunnel);
-    let dns = config.dns.enabled.then(|| dns::Settings { demand: state.demand(), ..dns_settings(&config) });
+    let dns = config.dns.enabled().then(|| dns::Settings { demand: state.demand(), ..dns_settings(&config) });
     let proxy_settings = ProxySettings { demand: state.demand(), ..proxy_settings(&config, dns.as_ref()) };
     let names = Arc::new(Names::open(&config.resolv_conf, NameSettings::default()));
     let proxy =

@@ -1,0 +1,48 @@
+//! `PROXY_CONFIG`: YAML in a variable, of which a few keys are for a node proxy; and the metadata that goes with it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, anyhow};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Variables;
+
+const PREFIX: &str = "ISTIO_META_";
+const JSON_PREFIX: &str = "ISTIO_METAJSON_";
+
+pub(super) type Metadata = BTreeMap<String, Value>;
+
+/// The rest of it is for Envoy.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ProxyConfig {
+    pub(super) discovery_address: Option<String>,
+    pub(super) proxy_admin_port: Option<u16>,
+    #[serde(alias = "statusPort")]
+    pub(super) stats_port: Option<u16>,
+    pub(super) concurrency: Option<usize>,
+    proxy_metadata: Metadata,
+}
+
+impl ProxyConfig {
+    pub(super) fn of(variables: &Variables) -> anyhow::Result<Self> {
+        let Some(text) = variables.text("PROXY_CONFIG") else { return Ok(Self::default()) };
+        serde_saphyr::from_str(text).map_err(|error| anyhow!("PROXY_CONFIG: {error}"))
+    }
+
+    /// What the control plane is told of this node: the variables go before what `PROXY_CONFIG` says.
+    pub(super) fn metadata(&self, variables: &Variables) -> anyhow::Result<Metadata> {
+        let bare = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
+        let mut metadata: Metadata =
+            self.proxy_metadata.iter().map(|(name, value)| (bare(name), value.clone())).collect();
+        let texts = variables.with_prefix(PREFIX);
+        metadata.extend(texts.map(|(name, value)| (name.to_owned(), value.into())));
+        for (name, value) in variables.with_prefix(JSON_PREFIX) {
+            let value = serde_json::from_str(value)
+                .with_context(|| format!("{JSON_PREFIX}{name}: it is not JSON"))?;
+            metadata.insert(name.to_owned(), value);
+        }
+        Ok(metadata)
+    }
+}
