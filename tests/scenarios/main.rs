@@ -12,6 +12,7 @@ mod endpoints;
 mod enrolment;
 mod escape;
 mod held;
+mod istio;
 mod lifecycle;
 mod load;
 mod metrics;

@@ -1,6 +1,7 @@
 //! The real daemon, as a process of its own, and all that can be asked of it from outside.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -26,10 +27,17 @@ const TICK_MILLISECONDS: u64 = 10;
 
 pub(crate) struct Launch<'a> {
     pub(crate) binary: &'a Path,
-    pub(crate) config: &'a Path,
+    pub(crate) how: How<'a>,
     pub(crate) log: &'a Path,
     /// Where it takes what only the node's root may ask.
     pub(crate) socket: &'a Path,
+}
+
+/// Where it has its configuration from.
+pub(crate) enum How<'a> {
+    File(&'a Path),
+    /// Nothing but the environment, in this directory: as Istio's DaemonSet starts it.
+    Istio(&'a Path, BTreeMap<String, String>),
 }
 
 /// A running daemon. Dropping it kills it.
@@ -47,7 +55,13 @@ impl Daemon {
         ensure!(launch.binary.is_file(), "no daemon at {}: build it first", launch.binary.display());
         let log = File::options().create(true).append(true).open(launch.log)?;
         let mut command = Command::new(launch.binary);
-        command.arg("run").arg("--config").arg(launch.config).stdin(Stdio::null());
+        match &launch.how {
+            How::File(config) => command.arg("run").arg("--config").arg(config),
+            How::Istio(directory, variables) => {
+                command.args(["proxy", "ztunnel"]).env_clear().envs(variables).current_dir(directory)
+            }
+        };
+        command.stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let process = place.start(command)?;
         let [binary, log, socket] = [launch.binary, launch.log, launch.socket].map(Path::to_owned);

@@ -3,6 +3,7 @@
 //! Every pod has the identity `spiffe://cluster.local/ns/default/sa/<its name>`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -11,7 +12,12 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{Daemon, Node, Pod, Topology, cni::CniPod, daemon::Launch, requirements::BPFFS};
+use crate::{
+    Daemon, Node, Pod, Topology,
+    cni::CniPod,
+    daemon::{How, Launch},
+    requirements::BPFFS,
+};
 
 mod files;
 mod plan;
@@ -206,13 +212,36 @@ impl Mesh {
             settings["adminSocket"] = json!(socket);
         }
         files::write(&config, &settings)?;
+        let how = match &self.plan.istio {
+            None => How::File(&config),
+            Some(variables) => How::Istio(&self.directory, self.in_istio(node, place, &socket, variables)),
+        };
         let launch = Launch {
             binary: &self.plan.binary,
-            config: &config,
+            how,
             log: &directory.join(format!("{}.log", place.name())),
             socket: &socket,
         };
         Daemon::launch(place, &launch)
+    }
+
+    /// With what differs from node to node, and where its root finds the daemon.
+    fn in_istio(
+        &self,
+        node: &Node,
+        place: &crate::Place,
+        socket: &Path,
+        variables: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        let own = [
+            ("NODE_NAME", format!("node{}", node.number)),
+            ("POD_NAME", place.name().to_owned()),
+            ("POD_NAMESPACE", "istio-system".to_owned()),
+            ("INSTANCE_IP", format!("10.0.0.{}", node.number)),
+            ("INPOD_UDS", self.zds_socket(node).display().to_string()),
+            ("ZTUNNEL_ADMIN_SOCKET", socket.display().to_string()),
+        ];
+        own.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(variables.clone()).collect()
     }
 
     fn configuration(&self, node: &Node) -> Value {

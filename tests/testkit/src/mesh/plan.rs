@@ -59,6 +59,8 @@ pub struct MeshPlan {
     pub policies: Vec<Value>,
     /// A CNI redirects the pods and names them, so the daemons have no list of their own.
     pub cni: bool,
+    /// What Istio's manifests set for all nodes; the daemons are started by it, and have no configuration file.
+    pub istio: Option<BTreeMap<String, String>>,
     /// More of the daemons' configuration.
     pub settings: Map<String, Value>,
 }
@@ -73,6 +75,7 @@ impl MeshPlan {
             services: Vec::new(),
             policies: Vec::new(),
             cni: false,
+            istio: None,
             settings: Map::new(),
         }
     }
