@@ -42,7 +42,7 @@ pub(crate) fn load(
     variables: &Variables,
 ) -> anyhow::Result<(Config, Vec<String>)> {
     let from_file = file.map(config::read_tree).transpose()?.unwrap_or_else(|| json!({}));
-    let tree = merged(merged(translate(variables)?, from_file), defaults());
+    let tree = merged(merged(translate(variables)?, from_file), defaults(variables));
     let place = match variables.flag("FAKE_CA")? {
         Some(true) => "FAKE_CA=true (the CA inside the daemon) and the rest of Istio's environment",
         _ => "Istio's environment (docs/ISTIO.md)",
@@ -51,8 +51,11 @@ pub(crate) fn load(
 }
 
 /// Where neither the environment nor the file says otherwise.
-fn defaults() -> Value {
-    json!({ "cni": { "zdsSocket": ZDS_SOCKET }, "drainDeadline": DRAIN })
+fn defaults(variables: &Variables) -> Value {
+    // Of Istio's manifest, no other directory of the daemon's can be written to.
+    let directory = Path::new(variables.text("INPOD_UDS").unwrap_or(ZDS_SOCKET)).parent();
+    let admin = directory.map(|directory| directory.join("admin.sock"));
+    json!({ "cni": { "zdsSocket": ZDS_SOCKET }, "drainDeadline": DRAIN, "adminSocket": admin })
 }
 
 /// Pure: what the environment says, as the configuration file would.
