@@ -77,6 +77,8 @@ struct Entry {
     answered: Arc<SetOnce<()>>,
     used: Instant,
     waited_in_vain: Option<Instant>,
+    /// Whether the control plane is, or on the next stream will be, subscribed to.
+    asked: bool,
     /// Of this node; never given up.
     local: bool,
 }
@@ -94,8 +96,10 @@ pub struct OnDemand {
 struct Book {
     entries: HashMap<Wanted, Entry>,
     by_name: HashMap<String, Wanted>,
-    unasked: Vec<String>,
-    given_up: Vec<String>,
+    /// Not asked for yet. All of them have an entry, so without a control plane they are no more than those.
+    unasked: HashSet<String>,
+    /// Asked for, and not needed any more. What was never asked for is not among them.
+    given_up: HashSet<String>,
 }
 
 /// What changes in what is asked for.
@@ -127,11 +131,13 @@ impl OnDemand {
     /// Since this was asked last.
     pub(super) fn changes(&self) -> Changes {
         let mut book = self.book.lock();
-        let (mut wanted, mut unwanted) =
-            (std::mem::take(&mut book.unasked), std::mem::take(&mut book.given_up));
-        // What was given up may be needed again, and the other way round, before anybody was told.
-        unwanted.retain(|name| !book.by_name.contains_key(name));
-        wanted.retain(|name| book.by_name.contains_key(name));
+        let Book { entries, by_name, unasked, given_up } = &mut *book;
+        let (wanted, unwanted): (Vec<_>, _) = (unasked.drain().collect(), given_up.drain().collect());
+        for name in &wanted {
+            if let Some(entry) = by_name.get(name).and_then(|wanted| entries.get_mut(wanted)) {
+                entry.asked = true;
+            }
+        }
         Changes { wanted, unwanted }
     }
 
@@ -150,12 +156,11 @@ impl OnDemand {
     pub(super) fn expire(&self, now: Instant) -> Vec<String> {
         let mut book = self.book.lock();
         let unused = |entry: &Entry| !entry.local && now - entry.used >= self.settings.unused_after;
-        let mut names = Vec::new();
-        let gone = book.entries.extract_if(|_, entry| unused(entry)).map(|(wanted, _)| wanted.name());
-        names.extend(gone);
-        for name in &names {
-            book.by_name.remove(name);
-        }
+        let Book { entries, by_name, unasked, given_up } = &mut *book;
+        let gone = entries.extract_if(|_, entry| unused(entry));
+        let mut names: Vec<_> =
+            gone.filter_map(|(wanted, entry)| forget(&wanted, &entry, by_name, unasked)).collect();
+        names.extend(given_up.drain());
         names
     }
 
@@ -253,14 +258,12 @@ impl Book {
         }
         let (_, &mut newest, _) = ages.select_nth_unstable(count - 1);
         let mut left = count;
-        let Self { entries, by_name, given_up, .. } = self;
+        let Self { entries, by_name, unasked, given_up } = self;
         entries.retain(|wanted, entry| {
             let goes = left > 0 && !entry.local && entry.used <= newest;
             if goes {
                 left -= 1;
-                let name = wanted.name();
-                by_name.remove(&name);
-                given_up.push(name);
+                given_up.extend(forget(wanted, entry, by_name, unasked));
             }
             !goes
         });
@@ -270,10 +273,26 @@ impl Book {
         self.entries.entry(wanted.clone()).or_insert_with(|| {
             let name = wanted.name();
             self.by_name.insert(name.clone(), wanted.clone());
-            self.unasked.push(name);
-            Entry { answered: Arc::default(), used: Instant::now(), waited_in_vain: None, local: false }
+            // It was not given up in time: it is asked for again, since it must be answered again.
+            let asked = self.given_up.remove(&name);
+            self.unasked.insert(name);
+            let (answered, used) = (Arc::default(), Instant::now());
+            Entry { answered, used, waited_in_vain: None, asked, local: false }
         })
     }
+}
+
+/// Its name, if the control plane is to hear that it is not needed any more.
+fn forget(
+    wanted: &Wanted,
+    entry: &Entry,
+    by_name: &mut HashMap<String, Wanted>,
+    unasked: &mut HashSet<String>,
+) -> Option<String> {
+    let name = wanted.name();
+    by_name.remove(&name);
+    unasked.remove(&name);
+    entry.asked.then_some(name)
 }
 
 impl Demand for OnDemand {
@@ -299,5 +318,55 @@ impl Demand for OnDemand {
             let key = ServiceKey { namespace: namespace.into(), hostname: host.into() };
             self.learn(Wanted::Service(key)).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would break if what pods ask for while the control plane is gone were remembered beyond the bound.
+    #[tokio::test(start_paused = true)]
+    async fn without_a_control_plane_no_more_is_remembered_than_may_be() {
+        let settings =
+            OnDemandSettings { at_most: 8, patience: Duration::ZERO, ..OnDemandSettings::default() };
+        let on_demand = OnDemand::new(settings, Arc::default());
+        let host = |number: usize| format!("name-{number}.default.svc.cluster.local");
+        for number in 0..1000 {
+            assert!(on_demand.host(&host(number), "default").await.is_err());
+        }
+        let counts = |book: &Book| (book.unasked.len(), book.given_up.len());
+        let (unasked, given_up) = counts(&on_demand.book.lock());
+        assert!(unasked <= 8 && given_up == 0, "{unasked} to ask for, {given_up} given up");
+        assert_eq!(on_demand.changes().wanted.len(), on_demand.len());
+        for number in 0..1000 {
+            assert!(on_demand.host(&host(number % 20), "default").await.is_err());
+        }
+        let (unasked, given_up) = counts(&on_demand.book.lock());
+        assert!(unasked <= 8 && given_up <= 8, "{unasked} to ask for, {given_up} given up");
+    }
+
+    /// Would break if the control plane were left subscribed to what was given up, needed again and given up again.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_for_is_given_up_however_often_it_is_needed_in_between() {
+        let settings =
+            OnDemandSettings { at_most: 1, patience: Duration::ZERO, ..OnDemandSettings::default() };
+        let on_demand = OnDemand::new(settings, Arc::default());
+        let (a, b) = ("a.default.svc.cluster.local", "b.default.svc.cluster.local");
+        let _ = on_demand.host(a, "default").await;
+        assert_eq!(on_demand.changes().wanted, [format!("default/{a}")]);
+        for host in [b, a, b] {
+            let _ = on_demand.host(host, "default").await;
+        }
+        let Changes { wanted, unwanted } = on_demand.changes();
+        assert_eq!((wanted, unwanted), (vec![format!("default/{b}")], vec![format!("default/{a}")]));
+        let _ = on_demand.host(a, "default").await;
+        let _ = on_demand.host(b, "default").await;
+        let Changes { wanted, unwanted } = on_demand.changes();
+        assert_eq!(
+            (wanted, unwanted),
+            (vec![format!("default/{b}")], Vec::new()),
+            "asked again, not given up"
+        );
     }
 }

@@ -17,7 +17,10 @@ impl Converter {
         let vips: Result<Vec<_>, _> = told.addresses.iter().map(vip).collect();
         let names: Result<Vec<_>, _> = told.subject_alt_names.iter().map(|name| name.parse()).collect();
         let ip_families = ip_families(told.ip_families());
-        let through = told.waypoint.or_else(|| heaviest(told.weighted_waypoints));
+        let through = match told.waypoint {
+            None => heaviest(told.weighted_waypoints)?,
+            only => only,
+        };
         let service = Service {
             name: self.texts.share(&told.name),
             namespace: self.texts.share(&told.namespace),

@@ -11,8 +11,10 @@ use proto::workload::{self as wire, gateway_address::Destination};
 
 use super::{ip, port};
 
+const WITHOUT_DESTINATION: &str = "a waypoint without destination";
+
 pub(super) fn waypoint(told: wire::GatewayAddress) -> Result<Waypoint, String> {
-    let destination = match told.destination.ok_or("a waypoint without destination")? {
+    let destination = match told.destination.ok_or(WITHOUT_DESTINATION)? {
         Destination::Hostname(name) => {
             if name.hostname.is_empty() {
                 return Err("a waypoint with an empty host name".to_owned());
@@ -30,8 +32,9 @@ pub(super) fn waypoint(told: wire::GatewayAddress) -> Result<Waypoint, String> {
 }
 
 /// Traffic is not shared out among several waypoints; it goes through the one that gets the most, never past all.
-pub(super) fn heaviest(told: Vec<wire::WeightedWaypoint>) -> Option<wire::GatewayAddress> {
-    told.into_iter().max_by_key(|waypoint| waypoint.weight)?.destination
+pub(super) fn heaviest(told: Vec<wire::WeightedWaypoint>) -> Result<Option<wire::GatewayAddress>, String> {
+    let heaviest = told.into_iter().max_by_key(|waypoint| waypoint.weight);
+    heaviest.map(|waypoint| waypoint.destination.ok_or_else(|| WITHOUT_DESTINATION.to_owned())).transpose()
 }
 
 fn network_address(told: &wire::NetworkAddress) -> Result<NetworkAddress, String> {

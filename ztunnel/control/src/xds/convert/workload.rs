@@ -17,7 +17,10 @@ const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
 impl Converter {
     pub(super) fn workload(&mut self, told: wire::Workload) -> Result<Workload, String> {
-        let (status, mode, protocol) = (told.status(), told.network_mode(), told.tunnel_protocol());
+        // Of what we do not know we must not believe that it wants plaintext or is well.
+        let status: wire::WorkloadStatus = known("status", told.status)?;
+        let mode: wire::NetworkMode = known("network mode", told.network_mode)?;
+        let protocol: wire::TunnelProtocol = known("tunnel protocol", told.tunnel_protocol)?;
         let workload_type = match told.workload_type() {
             wire::WorkloadType::Deployment => WorkloadType::Deployment,
             wire::WorkloadType::Cronjob => WorkloadType::Cronjob,
@@ -95,6 +98,10 @@ impl Converter {
         });
         keys.collect()
     }
+}
+
+fn known<T: TryFrom<i32>>(what: &str, told: i32) -> Result<T, String> {
+    T::try_from(told).map_err(|_| format!("unknown {what} {told}"))
 }
 
 pub(super) fn ports(told: &[wire::Port]) -> Result<PortMap, String> {

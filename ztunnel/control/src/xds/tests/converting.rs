@@ -174,3 +174,31 @@ fn workloads_and_services_keep_what_they_say() {
     let expected = WaypointDestination::Hostname("default/heavy".parse().unwrap());
     assert_eq!(waypoint.destination, expected, "never past all of them");
 }
+
+/// Would break if a value of tomorrow were taken for the default: plaintext, or a workload that is well.
+#[test]
+fn a_workload_of_an_unknown_sort_is_refused() {
+    let sane = || workload("server", "10.0.0.2");
+    for (reason, told) in [
+        ("unknown tunnel protocol 9", proto::workload::Workload { tunnel_protocol: 9, ..sane() }),
+        ("unknown status 9", proto::workload::Workload { status: 9, ..sane() }),
+        ("unknown network mode 9", proto::workload::Workload { network_mode: 9, ..sane() }),
+    ] {
+        let (mut protocol, mut snapshot) = (protocol(), Snapshot::default());
+        let reaction = protocol.receive(&addresses("n-1", vec![of_workload(told, "1")]), &mut snapshot);
+        assert_eq!(reaction.effect.rejected, [(uid("server"), reason.to_owned())]);
+        assert!(snapshot.workloads().next().is_none());
+    }
+}
+
+/// Would break if a service whose waypoint cannot be read were served past it.
+#[test]
+fn a_service_whose_heaviest_waypoint_is_nowhere_is_refused() {
+    let (mut protocol, mut snapshot) = (protocol(), Snapshot::default());
+    let mut web = service("web", "10.96.0.1");
+    web.weighted_waypoints = vec![proto::workload::WeightedWaypoint { destination: None, weight: 9 }];
+    let reaction = protocol.receive(&addresses("n-1", vec![of_service(web, "1")]), &mut snapshot);
+    let [(_, reason)] = &reaction.effect.rejected[..] else { panic!("{reaction:?}") };
+    assert_eq!(reason, "a waypoint without destination");
+    assert!(snapshot.services().next().is_none());
+}
