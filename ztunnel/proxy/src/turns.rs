@@ -25,6 +25,11 @@ impl Turns {
         Some(now + self.until.saturating_duration_since(now) / share)
     }
 
+    /// When all of them are over.
+    pub(crate) fn end(&self) -> Instant {
+        self.until
+    }
+
     pub(crate) fn are_over(&self) -> bool {
         self.left == 0
     }

@@ -62,7 +62,6 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger: &mut Ledger,
     ) -> Result<Upstream, Failure> {
         let mut turns = Turns::new(self.proxy.settings.attempts.max(1), until);
-        self.learn(destination, until).await?;
         let connected = self.connect_somewhere(client, destination, &mut turns, ledger).await;
         connected.map_err(|Stumble { failure, proven }| {
             if let Some((own, peer)) = proven {
@@ -86,7 +85,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// Each attempt is made by the state of its own time: what is gone by then is not tried, what is forbidden by then not
-    /// done.
+    /// done, what was given up by then learned again. Who has been of the mesh does not become an outsider in between.
     async fn connect_somewhere(
         &self,
         client: ClientAddr,
@@ -95,7 +94,9 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger: &mut Ledger,
     ) -> Result<Upstream, Stumble> {
         let mut tried: Vec<WorkloadUid> = Vec::new();
+        let mut last: Option<Stumble> = None;
         loop {
+            self.learn(destination, turns.end()).await?;
             let snapshot = self.snapshot();
             let uid = &self.local.uid;
             let source = self.own(&snapshot)?.ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
@@ -103,6 +104,9 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             refuse_loop(source, client, destination)?;
             let outset = Outset { snapshot: &snapshot, source, client };
             let Resolved { way, pick } = self.resolve(&outset, destination, &tried)?;
+            if let Some(last) = last.take_if(|_| is_to_outsider(&way)) {
+                return Err(last);
+            }
             let others = pick.as_ref().is_some_and(|pick| pick.alternatives);
             let until = turns.next(Instant::now(), others).ok_or(Failure::Deadline)?;
             let attempt = Box::pin(self.attempt(&outset, way, until, ledger));
@@ -122,6 +126,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             }
             connect_retried(stumble.failure.reason());
             tried.push(pick.endpoint);
+            last = Some(stumble);
         }
     }
 
@@ -291,6 +296,10 @@ fn refuse_loop(
         return Err(Failure::Loop(destination));
     }
     Ok(())
+}
+
+fn is_to_outsider(way: &Way) -> bool {
+    matches!(way, Way::Route(Route::Passthrough(PassthroughRoute { destination: None, service: None, .. })))
 }
 
 fn record_route(ledger: &mut Ledger, route: &Route) {

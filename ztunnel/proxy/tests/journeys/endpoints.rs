@@ -94,6 +94,25 @@ async fn an_endpoint_that_hangs_is_given_up_in_time_for_another() {
     panic!("the silent endpoint was never chosen");
 }
 
+/// Would break if a service that is forgotten between two attempts were taken for an outsider, who gets plaintext.
+#[tokio::test]
+async fn a_service_that_vanishes_between_attempts_is_not_reached_in_clear() {
+    let _observed = Observed::start();
+    let mut options = Options::default();
+    options.settings.connect_deadline = Duration::from_millis(900);
+    let mesh = Mesh::with(options).await;
+    insert(&mesh, web_endpoint("silent", Some(OTHER), Protocol::Hbone));
+    mesh.net.swallow(at(OTHER, 15008));
+    mesh.net.swallow(at(S1, 15008));
+    tokio::spawn(serve(mesh.net.listen(at(WEB_VIP, 80)).await, 7));
+    let mut client = mesh.connect(at(WEB_VIP, 80)).await;
+    // Connecting over loopback is quick, and each attempt takes a share of the deadline.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let key = "default/web.default.svc.cluster.local".parse().unwrap();
+    mesh.change(|snapshot| snapshot.remove_service(&key));
+    assert_eq!(client.read_u8().await.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+}
+
 /// A 503 says that nothing was delivered. What the second endpoint's connection is recorded as must be true of it, not
 /// of the first.
 #[tokio::test]
