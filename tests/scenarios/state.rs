@@ -92,7 +92,9 @@ fn a_mistake_in_one_policy_does_not_stand_in_the_way_of_another() {
     let mistakes = status["state"]["mistakes"][0].as_str().unwrap();
     assert!(mistakes.contains("state.yaml:") && mistakes.contains("`default/mistaken`"), "{mistakes}");
     assert!(status["state"]["problem"].is_null());
-    assert_eq!(daemon.metric("ztunnel_policies_not_fully_enforced", &[]).unwrap(), 1.0);
+    eventually("the mistaken policy is counted", || {
+        (daemon.metric("ztunnel_policies_not_fully_enforced", &[]).unwrap() == 1.0).then_some(())
+    });
     let is_told = |line: &Value| line["level"] == "ERROR" && line.to_string().contains("default/mistaken");
     assert!(daemon.log_lines().unwrap().iter().any(is_told), "the log says nothing");
     let mut allowing = mistaken;

@@ -45,7 +45,7 @@ fn assert_refused(mesh: &Mesh, from: &Place, target: SocketAddr, reason: &str) {
         logged(daemon, "inbound", target).into_iter().nth(seen)
     });
     assert_eq!(line["reason"], reason, "{line}");
-    assert!(failed() > counted, "not counted: {line}");
+    eventually(&format!("it is counted: {line}"), || (failed() > counted).then_some(()));
 }
 
 /// Catches: a strict pod that takes plaintext from a pod outside of the mesh, a machine outside of the cluster, or

@@ -201,7 +201,9 @@ fn our_own_mark_opens_nothing_and_is_told() {
         cage.mesh.daemon(1).log_lines().unwrap().iter().any(told).then_some(())
     });
     let metric = "ztunnel_redirection_verdicts_total";
-    assert_eq!(cage.mesh.daemon(1).metric(metric, &[("verdict", "forged_mark")]).unwrap(), 4.0);
+    eventually("it is counted", || {
+        (cage.mesh.daemon(1).metric(metric, &[("verdict", "forged_mark")]).unwrap() == 4.0).then_some(())
+    });
     cage.assert_carried([1; 2]);
     cage.assert_tight();
 }

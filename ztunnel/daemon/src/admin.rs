@@ -4,12 +4,14 @@ mod answer;
 mod pages;
 mod request;
 mod router;
+mod seats;
 mod server;
 mod unix;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use bytes::Bytes;
 use control::{Certificates, RevocationFiles};
 use hyper::{Method, StatusCode};
 use model::SharedSnapshot;
@@ -21,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Tunnel, Usage};
 
-use self::{request::Request, server::Door, unix::AdminSocket};
+use self::{request::Request, seats::Rules, server::Door, unix::AdminSocket};
 use crate::{
     certificates::Source,
     config::Config,
@@ -56,25 +58,46 @@ pub(crate) struct Admin {
 }
 
 /// A page may cost the processor something: few are made at a time, and the socket's do not wait for those of TCP.
-const ADMIN_PLACES: usize = 8;
-const SCRAPE_PLACES: usize = 64;
+const ADMIN: Rules = Rules {
+    places: 8,
+    // All come from loopback: those for whom there is no place wait.
+    per_source: usize::MAX,
+    patience: Duration::from_secs(120),
+    head: Duration::from_secs(5),
+    whole: Duration::from_secs(120),
+    once: false,
+    trusted: false,
+};
+/// Any pod may come to these. Each reader may hold another page of metrics, so they are few as well.
+const SCRAPE: Rules = Rules {
+    places: 8,
+    per_source: 4,
+    patience: Duration::from_secs(5),
+    head: Duration::from_secs(1),
+    whole: Duration::from_secs(30),
+    once: true,
+    trusted: false,
+};
+const READINESS: Rules = Rules { places: 64, ..SCRAPE };
 
 type Handler = fn(&Admin, &Request) -> Answer;
 
 /// Binds all endpoints, then serves them in the background.
 pub(crate) async fn serve(admin: &Arc<Admin>) -> anyhow::Result<()> {
-    let endpoints: [(&str, SocketAddr, usize, Handler); 2] = [
-        ("adminAddress", admin.config.admin_address, ADMIN_PLACES, router::answer),
-        ("readinessAddress", admin.config.readiness_address, SCRAPE_PLACES, Admin::readiness),
+    let endpoints: [(&str, SocketAddr, Rules, Handler); 2] = [
+        ("adminAddress", admin.config.admin_address, ADMIN, router::answer),
+        ("readinessAddress", admin.config.readiness_address, READINESS, Admin::readiness),
     ];
-    for (name, address, places, handler) in endpoints {
-        let door = Door::new(places, false);
+    for (name, address, rules, handler) in endpoints {
+        let door = Door::new(rules);
         tokio::spawn(server::serve_tcp(bind(name, address).await?, door, pages_of(admin, handler)));
     }
     // Not worth a node without a mesh: there are signals, and reads are answered on loopback.
     match AdminSocket::bind(&admin.config.admin_socket) {
         Ok(socket) => {
-            tokio::spawn(socket.serve(Door::new(ADMIN_PLACES, true), pages_of(admin, router::answer)));
+            tokio::spawn(
+                socket.serve(Door::new(Rules { trusted: true, ..ADMIN }), pages_of(admin, router::answer)),
+            );
         }
         Err(error) => {
             tracing::error!(
@@ -86,9 +109,7 @@ pub(crate) async fn serve(admin: &Arc<Admin>) -> anyhow::Result<()> {
     let listener = bind("metricsAddress", admin.config.metrics_address).await?.into_std()?;
     let pages = pages_of(admin, Admin::metrics);
     let tended = (admin.exporter.clone(), Arc::clone(&admin.ledgers));
-    metrics::on_own_thread(listener, tended, |listener| {
-        server::serve_tcp(listener, Door::new(SCRAPE_PLACES, false), pages)
-    })
+    metrics::on_own_thread(listener, tended, |listener| server::serve_tcp(listener, Door::new(SCRAPE), pages))
 }
 
 async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -104,7 +125,9 @@ impl Admin {
     fn metrics(&self, request: &Request) -> Answer {
         match (&request.method, request.path.as_str()) {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
-                Answer::new(StatusCode::OK, "text/plain; version=0.0.4", metrics::page(self).as_bytes())
+                // One copy for all who read it.
+                let page: Arc<[u8]> = metrics::page(self).into();
+                Answer::new(StatusCode::OK, "text/plain; version=0.0.4", Bytes::from_owner(page))
             }
             _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /metrics\n"),
         }

@@ -81,7 +81,7 @@ pub(crate) struct Settings {
     /// [default: /run/ztunnel/admin.sock].
     #[arg(long, env = "ZTUNNEL_ADMIN_SOCKET", value_name = "FILE")]
     admin_socket: Option<PathBuf>,
-    /// Where the admin endpoint listens; it only reads, but tells much [default: 127.0.0.1:15000].
+    /// Where the admin endpoint listens, on loopback; it only reads, but tells much [default: 127.0.0.1:15000].
     #[arg(long, env = "ZTUNNEL_ADMIN_ADDRESS", value_name = "IP:PORT")]
     admin_address: Option<SocketAddr>,
     /// Where Prometheus finds the metrics [default: [::]:15020].
@@ -340,6 +340,13 @@ impl Config {
         if self.certificate_lifetime.0 < Duration::from_secs(60) {
             bail!("certificateLifetime: expected at least 1m, found {}", self.certificate_lifetime);
         }
+        if !self.admin_address.ip().is_loopback() {
+            bail!(
+                "adminAddress: {} can be reached from outside of this node, and it tells much to whoever asks; give \
+                 one of loopback, such as 127.0.0.1:15000",
+                self.admin_address
+            );
+        }
         self.dns.check()?;
         let deadlines = [
             ("connectDeadline", self.connect_deadline),
@@ -472,6 +479,10 @@ mod tests {
         assert!(unknown.contains("drainDeadlin") && unknown.contains('6'), "{unknown}");
         assert!(error(&format!("{COMPLETE}drainDeadline: soon\n")).contains("drainDeadline"));
         assert!(error(&format!("{COMPLETE}workerThreads: 0\n")).contains("1 to 1024"));
+        for open in ["0.0.0.0:15000", "[::]:15000", "10.0.0.1:15000"] {
+            let open = error(&format!("{COMPLETE}adminAddress: '{open}'\n"));
+            assert!(open.contains("adminAddress") && open.contains("127.0.0.1:15000"), "{open}");
+        }
         assert!(error(&format!("{COMPLETE}trustDomain: Not Valid\n")).contains("trust domain"));
         let sample = error(&format!("{COMPLETE}accessLog: {{sample: 1.5}}\n"));
         assert!(sample.contains("expected a fraction from 0 to 1, found 1.5"), "{sample}");

@@ -30,10 +30,10 @@ const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Default)]
 pub struct RefusalBook(Mutex<HashMap<WorkloadUid, Vec<Entry>>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
-    key: Key,
-    facts: Facts,
+    key: Arc<Key>,
+    facts: Arc<Facts>,
     count: u64,
     first: SystemTime,
     last: SystemTime,
@@ -163,10 +163,12 @@ impl RefusalBook {
             entries.retain(|entry| !is_over(entry));
             !entries.is_empty()
         });
-        let entries =
-            book.iter().flat_map(|(local, entries)| entries.iter().map(move |entry| (local, entry)));
-        let mut list: Vec<_> = entries.map(|(local, entry)| RecentRefusal::of(local, entry)).collect();
+        // No more than this under the lock: every connection that is refused takes it.
+        let copied: Vec<_> = book.iter().map(|(local, entries)| (local.clone(), entries.clone())).collect();
         drop(book);
+        let entries =
+            copied.iter().flat_map(|(local, entries)| entries.iter().map(move |entry| (local, entry)));
+        let mut list: Vec<_> = entries.map(|(local, entry)| RecentRefusal::of(local, entry)).collect();
         list.sort_by(|one, other| {
             other.last_seen.cmp(&one.last_seen).then_with(|| one.local.cmp(&other.local))
         });
@@ -179,7 +181,7 @@ impl RefusalBook {
             forget_quietest(&mut book);
         }
         let entries = book.entry(local.clone()).or_default();
-        if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
+        if let Some(entry) = entries.iter_mut().find(|entry| *entry.key == key) {
             entry.count += 1;
             entry.last = now;
             return;
@@ -192,7 +194,8 @@ impl RefusalBook {
                 entries.swap_remove(oldest);
             }
         }
-        entries.push(Entry { key, facts: facts(), count: 1, first: now, last: now });
+        let (key, facts) = (Arc::new(key), Arc::new(facts()));
+        entries.push(Entry { key, facts, count: 1, first: now, last: now });
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use serde::{
     Serialize, Serializer,
@@ -21,7 +22,7 @@ pub(crate) struct Answer {
 }
 
 pub(super) enum Body {
-    Whole(Vec<u8>),
+    Whole(Bytes),
     Written(Writer),
 }
 
@@ -32,16 +33,16 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Answer {
-    pub(super) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type, total: None, body: Body::Whole(body.into()) }
     }
 
-    pub(super) fn text(status: StatusCode, body: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
         Self::new(status, TEXT, body)
     }
 
     pub(super) fn bad_request(body: &str) -> Self {
-        Self::text(StatusCode::BAD_REQUEST, body)
+        Self::text(StatusCode::BAD_REQUEST, body.to_owned())
     }
 
     /// For what is small.

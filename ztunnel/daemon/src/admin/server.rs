@@ -4,7 +4,7 @@
 //! Pages are made on threads that may block, one for each connection at most; the thread that carries the conversation
 //! is that of files, certificates and enrolment, and must not wait for them.
 
-use std::{convert::Infallible, io, io::Write, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, io::Write, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -19,7 +19,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -28,11 +28,9 @@ use super::{
     Answer,
     answer::{Body, Writer},
     request::Request,
+    seats::{Rules, Seat, Seats},
 };
 
-const HEADER_DEADLINE: Duration = Duration::from_secs(5);
-/// For a whole connection, however many requests it carries.
-const CONNECTION_DEADLINE: Duration = Duration::from_secs(120);
 /// After a failure of accept(2), such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Written at once, and how many of them may wait for their reader.
@@ -50,31 +48,31 @@ impl<F: Fn(&Request) -> Answer + Send + Sync + 'static> Pages for F {
     }
 }
 
-/// The places at one door: those who come when all are taken wait.
+/// Where clients come in.
 pub(super) struct Door {
-    places: Arc<Semaphore>,
-    trusted: bool,
+    seats: Arc<Seats>,
+    rules: Rules,
 }
 
 impl Door {
-    pub(super) fn new(places: usize, trusted: bool) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), trusted }
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { seats: Seats::new(rules), rules }
     }
 
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).acquire_owned().await.ok()
-    }
-
-    /// Holds the place until the conversation is over.
-    pub(super) fn welcome<S>(&self, stream: S, place: OwnedSemaphorePermit, pages: &Arc<impl Pages>)
+    /// Waits for a place, and holds it until the conversation is over. Who has too many already is turned away.
+    pub(super) async fn welcome<S>(&self, stream: S, source: Option<IpAddr>, pages: &Arc<impl Pages>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let conversation = converse(stream, Arc::clone(pages), self.trusted);
+        let Some(seat) = self.seats.seat(source).await.map(Arc::new) else { return };
+        let (rules, conversation) =
+            (self.rules, converse(stream, Arc::clone(pages), self.rules, Arc::clone(&seat)));
         tokio::spawn(async move {
             // A client that breaks off or stalls is nobody's error.
-            let _ = timeout(CONNECTION_DEADLINE, conversation).await;
-            drop(place);
+            tokio::select! {
+                _ = timeout(rules.whole, conversation) => {}
+                () = seat.needed() => {}
+            }
         });
     }
 }
@@ -86,18 +84,20 @@ pub(super) async fn accept_failed(error: io::Error) {
 
 type Outgoing = UnsyncBoxBody<Bytes, io::Error>;
 
-async fn converse<S>(stream: S, pages: Arc<impl Pages>, trusted: bool) -> hyper::Result<()>
+async fn converse<S>(stream: S, pages: Arc<impl Pages>, rules: Rules, seat: Arc<Seat>) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let asked = Request::new(request.method(), request.uri(), request.headers(), trusted);
+        seat.asked();
+        let asked = Request::new(request.method(), request.uri(), request.headers(), rules.trusted);
         let pages = Arc::clone(&pages);
         async move { Ok::<_, Infallible>(respond(pages, asked).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE)
+        .header_read_timeout(rules.head)
+        .keep_alive(!rules.once)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service)
         .await
@@ -109,7 +109,7 @@ async fn respond(pages: Arc<impl Pages>, request: Request) -> Response<Outgoing>
     });
     let Answer { status, content_type, total, body } = answer;
     let mut response = Response::new(match body {
-        Body::Whole(whole) => Full::new(whole.into()).map_err(|never| match never {}).boxed_unsync(),
+        Body::Whole(whole) => Full::new(whole).map_err(|never| match never {}).boxed_unsync(),
         Body::Written(write) => written(write),
     });
     *response.status_mut() = status;
@@ -161,9 +161,8 @@ impl Write for Chunks {
 /// Serves whoever connects, forever.
 pub(super) async fn serve_tcp(listener: tokio::net::TcpListener, door: Door, pages: Arc<impl Pages>) {
     loop {
-        let Some(place) = door.place().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => door.welcome(stream, place, &pages),
+            Ok((stream, peer)) => door.welcome(stream, Some(peer.ip().to_canonical()), &pages).await,
             Err(error) => accept_failed(error).await,
         }
     }

@@ -49,9 +49,8 @@ impl AdminSocket {
     /// Serves whoever may come in, forever.
     pub(super) async fn serve(self, door: Door, pages: Arc<impl Pages>) {
         loop {
-            let Some(seat) = door.place().await else { return };
             match self.listener.accept().await {
-                Ok((stream, _)) if self.admits(&stream) => door.welcome(stream, seat, &pages),
+                Ok((stream, _)) if self.admits(&stream) => door.welcome(stream, None, &pages).await,
                 Ok(_) => tracing::warn!("the admin socket was connected to by somebody who is not root"),
                 Err(error) => accept_failed(error).await,
             }
