@@ -20,6 +20,10 @@ const TOLD: usize = 20;
 const TOLD_BYTES: usize = 4096;
 /// Names of rejected resources that are remembered, for metrics and status.
 const REMEMBERED: usize = 100;
+/// Bytes of names and versions in one request, well below the 4 MiB that gRPC servers take by default.
+const REQUEST_BYTES: usize = 3 << 20;
+/// What a name or a version takes besides its own bytes, at most: keys and lengths.
+const OVERHEAD: usize = 16;
 /// Everything.
 const WILDCARD: &str = "*";
 
@@ -56,46 +60,55 @@ impl Protocol {
         }
     }
 
-    /// The first requests of a new stream.
+    /// The first requests of a new stream, one of each type; then what did not fit into them.
     pub(super) fn open(&self) -> Vec<DeltaDiscoveryRequest> {
-        Kind::ALL.into_iter().map(|kind| self.first(kind)).collect()
+        let mut later = Vec::new();
+        let mut requests: Vec<_> = Kind::ALL.into_iter().map(|kind| self.first(kind, &mut later)).collect();
+        requests.extend(later);
+        requests
     }
 
-    fn first(&self, kind: Kind) -> DeltaDiscoveryRequest {
+    fn first(&self, kind: Kind, later: &mut Vec<DeltaDiscoveryRequest>) -> DeltaDiscoveryRequest {
         let mut request = DeltaDiscoveryRequest {
             node: Some(self.node.clone()),
             type_url: kind.type_url().to_owned(),
             initial_resource_versions: self.holding.versions(kind),
             ..DeltaDiscoveryRequest::default()
         };
+        let held: BTreeSet<String> = request.initial_resource_versions.keys().cloned().collect();
+        let by_name = self.on_demand && kind == Kind::Address;
+        // What is left out is only sent again. What is asked for by name needs the other half.
+        let mut room = if by_name { REQUEST_BYTES / 2 } else { REQUEST_BYTES };
+        request.initial_resource_versions.retain(|name, version| take(&mut room, name.len() + version.len()));
         // Without any name it would ask for everything, so what is asked for and given up at once is everything.
         // What came along with what was asked for shall be kept up to date too.
-        if self.on_demand && kind == Kind::Address {
-            let held = request.initial_resource_versions.keys();
-            let names: BTreeSet<&String> = self.wanted.iter().chain(held).collect();
+        if by_name {
+            let names = self.wanted.iter().cloned().chain(held.difference(&self.wanted).cloned());
+            let mut portions = portions(names).into_iter();
             request.resource_names_subscribe =
-                [WILDCARD.to_owned()].into_iter().chain(names.into_iter().cloned()).collect();
+                [WILDCARD.to_owned()].into_iter().chain(portions.next().into_iter().flatten()).collect();
             request.resource_names_unsubscribe = vec![WILDCARD.to_owned()];
+            later.extend(portions.map(|names| subscription(names, Vec::new())));
         }
         request
     }
 
-    /// Changes what is subscribed to by name. What is asked for again is answered again. `None` if there is nothing.
+    /// Changes what is subscribed to by name. What is asked for again is answered again.
     pub(super) fn subscribe(
         &mut self,
         wanted: impl IntoIterator<Item = String>,
         unwanted: impl IntoIterator<Item = String>,
-    ) -> Option<DeltaDiscoveryRequest> {
+    ) -> Vec<DeltaDiscoveryRequest> {
         let new: Vec<_> = wanted.into_iter().collect();
         self.wanted.extend(new.iter().cloned());
         let old: Vec<_> = unwanted.into_iter().collect();
         old.iter().for_each(|name| _ = self.wanted.remove(name));
-        (!new.is_empty() || !old.is_empty()).then(|| DeltaDiscoveryRequest {
-            type_url: Kind::Address.type_url().to_owned(),
-            resource_names_subscribe: new,
-            resource_names_unsubscribe: old,
-            ..DeltaDiscoveryRequest::default()
+        let (mut new, mut old) = (portions(new).into_iter(), portions(old).into_iter());
+        std::iter::from_fn(|| match (new.next(), old.next()) {
+            (None, None) => None,
+            (new, old) => Some(subscription(new.unwrap_or_default(), old.unwrap_or_default())),
         })
+        .collect()
     }
 
     /// Puts what is good of a response in force. One bad resource costs the others nothing.
@@ -142,6 +155,37 @@ impl Protocol {
     pub(super) fn rejected(&self) -> &BTreeMap<(Kind, String), String> {
         &self.rejected
     }
+}
+
+fn subscription(new: Vec<String>, old: Vec<String>) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: Kind::Address.type_url().to_owned(),
+        resource_names_subscribe: new,
+        resource_names_unsubscribe: old,
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn take(room: &mut usize, bytes: usize) -> bool {
+    let left = room.checked_sub(bytes + OVERHEAD);
+    *room = left.unwrap_or(*room);
+    left.is_some()
+}
+
+/// Of which two, or one and as many bytes of versions, fit into a request.
+fn portions(names: impl IntoIterator<Item = String>) -> Vec<Vec<String>> {
+    let (mut portions, mut room) = (Vec::<Vec<String>>::new(), 0);
+    for name in names {
+        let fits = take(&mut room, name.len());
+        match portions.last_mut().filter(|_| fits) {
+            Some(portion) => portion.push(name),
+            None => {
+                room = (REQUEST_BYTES / 2).saturating_sub(name.len() + OVERHEAD);
+                portions.push(vec![name]);
+            }
+        }
+    }
+    portions
 }
 
 fn told(rejected: &[(String, String)]) -> String {

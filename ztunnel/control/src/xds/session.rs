@@ -115,12 +115,12 @@ impl Session {
                     }
                 }
                 () = self.newly_needed() => {
-                    if let Some(request) = self.subscribe() {
+                    for request in self.subscribe() {
                         send(&requests, request).await?;
                     }
                 }
                 _ = sweeps.tick() => {
-                    if let Some(request) = self.sweep() {
+                    for request in self.sweep() {
                         send(&requests, request).await?;
                     }
                 }
@@ -214,8 +214,9 @@ impl Session {
         }
     }
 
-    fn subscribe(&self) -> Option<DeltaDiscoveryRequest> {
-        let Changes { wanted, unwanted } = self.on_demand.as_ref()?.changes();
+    fn subscribe(&self) -> Vec<DeltaDiscoveryRequest> {
+        let Some(on_demand) = &self.on_demand else { return Vec::new() };
+        let Changes { wanted, unwanted } = on_demand.changes();
         self.protocol.lock().subscribe(wanted, unwanted)
     }
 }

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::{holding::Holding, kind::Kind, on_demand::OnDemand, session::Session};
 
 impl Session {
-    pub(super) fn sweep(&self) -> Option<DeltaDiscoveryRequest> {
-        let on_demand = self.on_demand.as_ref()?;
+    pub(super) fn sweep(&self) -> Vec<DeltaDiscoveryRequest> {
+        let Some(on_demand) = &self.on_demand else { return Vec::new() };
         let expired = on_demand.expire(Instant::now());
         let mut snapshot = (*self.snapshot.load()).clone();
         let mut protocol = self.protocol.lock();
