@@ -118,6 +118,7 @@ async fn follow(session: Session) {
 
 impl Session {
     fn ended(&self, ended: &Result<(), session::SessionError>, pause: Duration) {
+        self.on_demand.iter().for_each(|on_demand| on_demand.set_connected(false));
         self.status.send_modify(|status| {
             if status.connected {
                 status.connected = false;

@@ -5,7 +5,10 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -90,6 +93,8 @@ pub struct OnDemand {
     snapshot: Arc<SharedSnapshot>,
     book: Mutex<Book>,
     pub(super) changed: Notify,
+    /// Whether there is a stream by which an answer could come.
+    connected: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +116,17 @@ pub(super) struct Changes {
 
 impl OnDemand {
     pub(super) fn new(settings: OnDemandSettings, snapshot: Arc<SharedSnapshot>) -> Arc<Self> {
-        Arc::new(Self { settings, snapshot, book: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self {
+            settings,
+            snapshot,
+            book: Mutex::default(),
+            changed: Notify::new(),
+            connected: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Relaxed);
     }
 
     /// The pods of this node: known for as long as they are here.
@@ -199,6 +214,10 @@ impl OnDemand {
     }
 
     async fn learn(&self, wanted: Wanted) -> Result<(), Unlearned> {
+        self.learn_within(wanted, self.settings.patience).await
+    }
+
+    async fn learn_within(&self, wanted: Wanted, patience: Duration) -> Result<(), Unlearned> {
         let now = Instant::now();
         let (answered, impatient) = {
             let mut book = self.book.lock();
@@ -218,10 +237,10 @@ impl OnDemand {
             return Ok(());
         }
         let silent = || Unlearned::Unanswered(wanted.name().into());
-        if impatient {
+        if impatient || patience.is_zero() {
             return Err(silent());
         }
-        if timeout_at(now + self.settings.patience, answered.wait()).await.is_err() {
+        if timeout_at(now + patience, answered.wait()).await.is_err() {
             if let Some(entry) = self.book.lock().entries.get_mut(&wanted) {
                 entry.waited_in_vain = Some(Instant::now());
             }
@@ -316,7 +335,9 @@ impl Demand for OnDemand {
             let (_, own, kind) = (labels.next(), labels.next(), labels.next());
             let namespace = own.filter(|_| kind == Some("svc")).unwrap_or(namespace);
             let key = ServiceKey { namespace: namespace.into(), hostname: host.into() };
-            self.learn(Wanted::Service(key)).await
+            // A name has another who may answer: without a stream nobody waits for it, though it is asked for on the next.
+            let patience = if self.connected.load(Relaxed) { self.settings.patience } else { Duration::ZERO };
+            self.learn_within(Wanted::Service(key), patience).await
         })
     }
 }
@@ -344,6 +365,18 @@ mod tests {
         }
         let (unasked, given_up) = counts(&on_demand.book.lock());
         assert!(unasked <= 8 && given_up <= 8, "{unasked} to ask for, {given_up} given up");
+    }
+
+    /// Would break if each name that a pod asks for took the whole patience while the control plane is gone.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_name_while_there_is_no_stream() {
+        let on_demand = OnDemand::new(OnDemandSettings::default(), Arc::default());
+        for connected in [false, true, false] {
+            on_demand.set_connected(connected);
+            let began = Instant::now();
+            assert!(on_demand.host("a.default.svc.cluster.local", "default").await.is_err());
+            assert_eq!(began.elapsed() >= on_demand.settings.patience, connected);
+        }
     }
 
     /// Would break if the control plane were left subscribed to what was given up, needed again and given up again.

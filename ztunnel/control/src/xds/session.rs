@@ -139,6 +139,7 @@ impl Session {
     }
 
     fn connected(&self) {
+        self.on_demand.iter().for_each(|on_demand| on_demand.set_connected(true));
         self.status.send_modify(|status| {
             tracing::info!(address = status.address, "the control plane's stream stands");
             status.connected = true;
