@@ -91,7 +91,12 @@ impl RevocationFiles {
             let (published, roots) = (Arc::clone(&published), Arc::clone(&roots));
             let load = move |path: &Path, text: &str| {
                 let lists = lists::read(path, text, &roots())?;
-                Ok(published.put(index, lists))
+                published.put(index, lists).map_err(|message| FileError::Invalid {
+                    path: path.to_owned(),
+                    line: 1,
+                    column: 1,
+                    message,
+                })
             };
             let (status, watching) = follow(path, Arc::new(load)).await?;
             files.push(status);
@@ -123,19 +128,23 @@ impl RevocationFiles {
 }
 
 impl Published {
-    fn put(&self, index: usize, lists: Vec<List>) -> Loaded {
+    /// Or which list is older than what is in force: it would give back what has been revoked since.
+    fn put(&self, index: usize, lists: Vec<List>) -> Result<Loaded, String> {
         let now = (self.clock)();
         let revoked = lists.iter().map(|list| list.list.len()).sum();
         let objects = [("revocationLists", lists.len()), ("revokedCertificates", revoked)];
         let warnings = lists.iter().filter_map(|list| list.warning(now)).collect();
         let mut all = self.lists.lock();
+        if let Some(older) = lists::older(&all[index], &lists) {
+            return Err(older);
+        }
         let changed = all[index] != lists;
         all[index] = lists;
         if changed {
             let revoked = all.iter().flatten().map(|list| Arc::clone(&list.list)).collect();
             self.sender.send_replace(Arc::new(revoked));
         }
-        Loaded { objects: objects.into(), changed: usize::from(changed), warnings, ..Loaded::default() }
+        Ok(Loaded { objects: objects.into(), changed: usize::from(changed), warnings, ..Loaded::default() })
     }
 
     fn expired(&self, paths: &[PathBuf]) -> Vec<(PathBuf, String)> {

@@ -4,7 +4,7 @@
 //! that may speak of other issuers' certificates (indirect), of changes to another list (delta), or of anything else
 //! that must be understood and is not, is refused, as RFC 5280, section 5.2, asks for.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{cmp::Ordering, path::Path, sync::Arc, time::SystemTime};
 
 use model::{revocation::RevocationList, svid::TrustBundle};
 use rustls_pki_types::{
@@ -26,11 +26,17 @@ use crate::{certificates::instant, file::FileError};
 const DELTA: Oid<'static> = oid!(2.5.29.27);
 /// Certificates of authorities in one file: each may be tried for each list.
 const MAX_AUTHORITIES: usize = 64;
+/// Of a file: some hundred thousand entries.
+const MAX_BYTES: usize = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct List {
     pub(super) list: Arc<RevocationList>,
     issuer: String,
+    /// Of the authority: two of one name count their lists each for itself.
+    key: Vec<u8>,
+    /// Its digits to the base of 256, without leading zeros.
+    number: Option<Vec<u8>>,
     this_update: SystemTime,
     next_update: Option<SystemTime>,
 }
@@ -46,6 +52,15 @@ struct Section {
 pub(super) fn read(path: &Path, text: &str, roots: &TrustBundle) -> Result<Vec<List>, FileError> {
     let invalid =
         |line: u64, message: String| FileError::Invalid { path: path.to_owned(), line, column: 1, message };
+    if text.len() > MAX_BYTES {
+        return Err(invalid(
+            1,
+            format!("larger than {MAX_BYTES} bytes; give lists of their own in several files"),
+        ));
+    }
+    if text.matches("-----BEGIN CERTIFICATE-----").nth(MAX_AUTHORITIES).is_some() {
+        return Err(invalid(1, format!("more than {MAX_AUTHORITIES} certificates")));
+    }
     let sections = sections(text).map_err(|line| {
         invalid(line, "expected a revocation list (X509 CRL) or a certificate, in PEM".to_owned())
     })?;
@@ -66,9 +81,11 @@ pub(super) fn read(path: &Path, text: &str, roots: &TrustBundle) -> Result<Vec<L
 fn sections(text: &str) -> Result<Vec<Section>, u64> {
     let mut sections = Vec::new();
     let mut starts = text.match_indices("-----BEGIN ").map(|(at, _)| at).peekable();
+    let (mut line, mut counted) = (1, 0);
     while let Some(start) = starts.next() {
         let end = starts.peek().copied().unwrap_or(text.len());
-        let line = 1 + u64::try_from(text[..start].matches('\n').count()).unwrap_or(u64::MAX - 1);
+        line += text[counted..start].bytes().filter(|&byte| byte == b'\n').map(|_| 1_u64).sum::<u64>();
+        counted = start;
         let (kind, der) = <(SectionKind, Vec<u8>)>::from_pem_slice(&text.as_bytes()[start..end])
             .ok()
             .filter(|(kind, _)| matches!(kind, SectionKind::Crl | SectionKind::Certificate))
@@ -83,9 +100,6 @@ fn authorities<'a>(
     given: &[&'a Section],
     roots: &'a TrustBundle,
 ) -> Result<Vec<X509Certificate<'a>>, (u64, String)> {
-    if given.len() > MAX_AUTHORITIES {
-        return Err((1, format!("more than {MAX_AUTHORITIES} certificates")));
-    }
     let parse = |der: &'a [u8]| X509Certificate::from_der(der).map(|(_, certificate)| certificate);
     let mut known: Vec<_> =
         roots.roots.iter().filter_map(|root: &CertificateDer<'_>| parse(root).ok()).collect();
@@ -124,22 +138,25 @@ fn list(der: &[u8], authorities: &[X509Certificate<'_>]) -> Result<List, String>
         return Err("something follows the revocation list".to_owned());
     }
     let issuer = list.issuer().to_string();
-    check_signature(&list, authorities).map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
+    let key = check_signature(&list, authorities)
+        .map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
     check_extensions(&list).map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
     let serials = list.iter_revoked_certificates().map(|entry| entry.raw_serial());
     Ok(List {
         list: Arc::new(RevocationList::new(list.issuer().as_raw(), serials)),
+        key,
+        number: list.crl_number().map(|number| number.to_bytes_be()),
         this_update: instant(list.last_update()),
         next_update: list.next_update().map(instant),
         issuer,
     })
 }
 
-/// Names alone prove nothing: two roots of one name are not one authority.
+/// The key that signed it. Names alone prove nothing: two roots of one name are not one authority.
 fn check_signature(
     list: &CertificateRevocationList<'_>,
     authorities: &[X509Certificate<'_>],
-) -> Result<(), &'static str> {
+) -> Result<Vec<u8>, &'static str> {
     let named = |authority: &&X509Certificate<'_>| authority.subject().as_raw() == list.issuer().as_raw();
     let mut named = authorities.iter().filter(named).peekable();
     if named.peek().is_none() {
@@ -152,7 +169,7 @@ fn check_signature(
     let usage = signer.key_usage().map_err(|_| "the authority's key usage is not understood")?;
     match usage {
         Some(usage) if !usage.value.crl_sign() => Err("the authority's key usage lacks cRLSign"),
-        _ => Ok(()),
+        _ => Ok(signer.public_key().raw.to_vec()),
     }
 }
 
@@ -182,7 +199,28 @@ fn refuse_critical(extension: &X509Extension<'_>) -> Result<(), String> {
     }
 }
 
+/// What is wrong with putting `new` in the place of `old`, if an authority's newest list there is older.
+pub(super) fn older(old: &[List], new: &[List]) -> Option<String> {
+    let is_older = |list: &&List| {
+        let known = old.iter().any(|known| list.age_against(known) == Some(Ordering::Less));
+        known && !new.iter().any(|other| other != *list && list.age_against(other) == Some(Ordering::Less))
+    };
+    new.iter().find(is_older).map(|list| {
+        format!("the revocation list of `{}` is older than the one in force; give the newest", list.issuer)
+    })
+}
+
 impl List {
+    /// `None`: they are not of one authority.
+    fn age_against(&self, other: &Self) -> Option<Ordering> {
+        let numbers = self.number.as_ref().zip(other.number.as_ref());
+        let order = match numbers {
+            Some((own, others)) => (own.len(), own).cmp(&(others.len(), others)),
+            None => self.this_update.cmp(&other.this_update),
+        };
+        (self.issuer == other.issuer && self.key == other.key).then_some(order)
+    }
+
     pub(super) fn is_expired(&self, now: SystemTime) -> bool {
         self.next_update.is_some_and(|next| next <= now)
     }

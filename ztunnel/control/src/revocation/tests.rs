@@ -36,6 +36,10 @@ fn below(issuer: &Authority, name: &str) -> Authority {
 
 /// A list of these serial numbers, due `left` from now.
 fn crl(issuer: &Authority, serials: &[u64], left: i64) -> String {
+    numbered(issuer, serials, left, 1)
+}
+
+fn numbered(issuer: &Authority, serials: &[u64], left: i64, number: u64) -> String {
     let now = time::OffsetDateTime::now_utc();
     let entry = |serial: &u64| RevokedCertParams {
         serial_number: SerialNumber::from(*serial),
@@ -46,7 +50,7 @@ fn crl(issuer: &Authority, serials: &[u64], left: i64) -> String {
     let parameters = CertificateRevocationListParams {
         this_update: now - time::Duration::days(7),
         next_update: now + time::Duration::seconds(left),
-        crl_number: SerialNumber::from(1),
+        crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
         revoked_certs: serials.iter().map(entry).collect(),
         key_identifier_method: KeyIdMethod::Sha256,
@@ -174,4 +178,33 @@ async fn a_bad_edit_keeps_what_was_revoked_and_a_good_one_takes_effect() {
     fs::write(&paths[0], crl(&authority, &[3], 60)).unwrap();
     until(&files, |status| status.problem.is_none()).await;
     assert_eq!(of(&revoked.borrow_and_update()), [false, true, true]);
+}
+
+/// Fails if an older list, validly signed, gives back what a newer one revokes.
+#[tokio::test]
+async fn an_older_list_does_not_replace_a_newer_one() {
+    let authority = root("a");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("crl.pem");
+    fs::write(&path, numbered(&authority, &[1, 2], 60, 256)).unwrap();
+    let files = RevocationFiles::start(std::slice::from_ref(&path), roots_of(&authority), system_clock())
+        .await
+        .unwrap();
+    fs::write(&path, numbered(&authority, &[1], 60, 255)).unwrap();
+    until(&files, |status| status.problem.is_some()).await;
+    assert!(files.statuses()[0].file.problem.as_ref().unwrap().error.contains("older than the one in force"));
+    assert!(is_revoked(&files.revoked().borrow(), &authority, 2));
+    fs::write(&path, numbered(&authority, &[1], 60, 257)).unwrap();
+    until(&files, |status| status.problem.is_none()).await;
+    assert!(!is_revoked(&files.revoked().borrow(), &authority, 2), "a newer one may");
+}
+
+/// Fails if a file may be of any size, or hold any number of authorities.
+#[test]
+fn a_file_has_bounds() {
+    let authority = root("a");
+    let text = format!("{}{}", crl(&authority, &[1], 60), " ".repeat(16 << 20));
+    assert!(read(&text, &[&authority]).unwrap_err().contains("larger than"));
+    let text = format!("{}{}", crl(&authority, &[1], 60), authority.pem().repeat(65));
+    assert!(read(&text, &[&authority]).unwrap_err().contains("more than 64"));
 }
