@@ -18,6 +18,7 @@ use super::kind::Kind;
 
 mod policy;
 mod service;
+mod unknown;
 mod waypoint;
 mod workload;
 
@@ -40,6 +41,16 @@ impl Converter {
 
     /// Or why it cannot be used.
     pub(super) fn convert(&mut self, kind: Kind, resource: &Resource) -> Result<Object, String> {
+        match (self.read(kind, resource), kind) {
+            // Whatever is wrong with it: left out, it would let in whom it keeps out.
+            (Err(flaw), Kind::Authorization) => {
+                Ok(Object::Policy(policy::unreadable(&resource.name)?, Some(flaw)))
+            }
+            (read, _) => read,
+        }
+    }
+
+    fn read(&mut self, kind: Kind, resource: &Resource) -> Result<Object, String> {
         let any = resource.resource.as_ref().ok_or("it holds nothing")?;
         if any.type_url != kind.type_url() {
             return Err(format!("expected the type {}, found `{}`", kind.type_url(), any.type_url));
@@ -53,13 +64,13 @@ impl Converter {
                     Type::Service(service) => Object::Service(self.service(service)?),
                 }
             }
-            Kind::Authorization => match Authorization::decode(any.value.clone()) {
-                Ok(authorization) => {
-                    let (policy, flaw) = policy::policy(authorization);
-                    Object::Policy(policy, flaw)
-                }
-                Err(error) => Object::Policy(policy::unreadable(&resource.name)?, Some(undecodable(error))),
-            },
+            Kind::Authorization => {
+                let told = Authorization::decode(any.value.clone()).map_err(undecodable)?;
+                let (mut policy, flaw) = policy::policy(told);
+                let unknown = unknown::mark(&mut policy, &any.value)
+                    .map_err(|unknown::Unwalkable| "not of its type: it has groups".to_owned())?;
+                Object::Policy(policy, flaw.or(unknown))
+            }
         };
         let name = object.name();
         if name == resource.name { Ok(object) } else { Err(format!("it says of itself that it is `{name}`")) }

@@ -45,10 +45,11 @@ pub(super) fn policy(told: wire::Authorization) -> (Policy, Option<String>) {
     (policy, flaws.0)
 }
 
-/// Stands for one of which only the resource's name can be read: it allows nobody in its namespace.
+/// Stands for one of which only the resource's name can be read: an ALLOW without rules. It may be one
+/// of the root namespace, which nobody has told us, so it stands for all.
 pub(super) fn unreadable(name: &str) -> Result<Policy, String> {
     let PolicyKey { namespace, name } = name.parse().map_err(|error| format!("{error}"))?;
-    let (action, scope) = (Action::Allow, Scope::Namespace);
+    let (action, scope) = (Action::Allow, Scope::Global);
     let extensions = Unenforced::default();
     let (namespace, name) = (namespace.as_ref().to_owned(), name.as_ref().to_owned());
     Ok(Policy {

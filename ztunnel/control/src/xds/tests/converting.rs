@@ -202,3 +202,73 @@ fn a_service_whose_heaviest_waypoint_is_nowhere_is_refused() {
     assert_eq!(reason, "a waypoint without destination");
     assert!(snapshot.services().next().is_none());
 }
+
+/// A field of the number, with text in it.
+fn newer(number: u8, mut message: Vec<u8>) -> Vec<u8> {
+    message.extend([number << 3 | 2, 2, b'h', b'i']);
+    message
+}
+
+/// `message` as the field of the number.
+fn within(number: u8, message: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2, u8::try_from(message.len()).unwrap()];
+    bytes.extend(message);
+    bytes
+}
+
+/// Fails if a restriction that is newer than this daemon is taken for none: an ALLOW would let in whom it keeps out, a
+/// DENY would never hold.
+#[test]
+fn fields_that_are_not_known_never_widen_access() {
+    let everybody = [Some("client"), Some("other"), None];
+    let client = within(1, b"cluster.local/ns/default/sa/client");
+    let principal = |value: &[u8]| within(3, value);
+    let rule = |m: &[u8]| within(1, &within(2, m));
+    let whole = |rule: &[u8]| within(5, rule);
+    let known = principal(&client);
+    let only_client = [false, true, true];
+    let cases = [
+        ("nothing", whole(&rule(&known)), [true, false, false], only_client),
+        ("Match", whole(&rule(&newer(14, known.clone()))), [false; 3], only_client),
+        ("a Match of nothing else", whole(&rule(&newer(14, Vec::new()))), [false; 3], [false; 3]),
+        ("Rule", whole(&newer(2, rule(&known))), [false; 3], only_client),
+        ("Clause", whole(&within(1, &newer(3, within(2, &known)))), [false; 3], [false; 3]),
+        ("a value", whole(&rule(&principal(&newer(5, client)))), [false; 3], [false; 3]),
+        ("Authorization", newer(8, whole(&rule(&known))), [false; 3], only_client),
+        ("an Authorization of nothing else", newer(8, Vec::new()), [false; 3], [false; 3]),
+        (
+            "a group",
+            [&whole(&rule(&known))[..], &[14 << 3 | 3, 14 << 3 | 4]].concat(),
+            [false; 3],
+            [false; 3],
+        ),
+    ];
+    for (what, rules, allowed, not_denied) in cases {
+        for (action, expected) in [(Action::Allow, allowed), (Action::Deny, not_denied)] {
+            let (mut protocol, mut snapshot) = mesh();
+            let mut head = policy("p", action, Match::default());
+            head.rules.clear();
+            let mut resource = of_policy(&head, "1");
+            let any = resource.resource.as_mut().unwrap();
+            any.value = [&any.value[..], &rules[..]].concat().into();
+            protocol.receive(&policies("n", vec![resource]), &mut snapshot);
+            assert_eq!(admitted(&snapshot, &everybody), expected, "{action:?}: {what}");
+        }
+    }
+}
+
+/// Fails if one of which only the name is known is left out: it may deny somebody.
+#[test]
+fn a_policy_of_which_only_the_name_is_known_lets_nobody_in_anywhere() {
+    let good = of_policy(&policy("p", Action::Deny, of_principal("client")), "1");
+    let bodiless = proto::discovery::Resource { resource: None, ..good.clone() };
+    let mut mistyped = good.clone();
+    mistyped.resource.as_mut().unwrap().type_url = "type.googleapis.com/other".to_owned();
+    let misnamed = proto::discovery::Resource { name: "istio-system/other".to_owned(), ..good };
+    for resource in [bodiless, mistyped, misnamed] {
+        let (mut protocol, mut snapshot) = mesh();
+        let what = format!("{resource:?}");
+        protocol.receive(&policies("n", vec![resource]), &mut snapshot);
+        assert_eq!(admitted(&snapshot, &[Some("client"), Some("other"), None]), [false; 3], "{what}");
+    }
+}
