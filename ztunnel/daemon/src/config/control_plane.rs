@@ -1,6 +1,6 @@
 //! `controlPlane`: whom to ask for the mesh instead of reading it from a file.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use control::{
@@ -28,6 +28,9 @@ pub(crate) struct ControlPlaneSection {
     /// On demand: how long a connection waits for an answer.
     #[serde(default = "default_patience")]
     patience: Span,
+    /// On demand: names asked for at once. Beyond that, those needed longest ago are given up.
+    #[serde(default = "default_names")]
+    names: NonZeroUsize,
     /// Who this daemon is.
     #[serde(default)]
     node: ProxyNode,
@@ -69,6 +72,7 @@ impl ControlPlaneSection {
             on_demand: (self.mode == Mode::OnDemand).then(|| OnDemandSettings {
                 unused_after: self.unused_after.0,
                 patience: self.patience.0,
+                at_most: self.names.get(),
                 ..OnDemandSettings::default()
             }),
             local: self.settings.clone(),
@@ -92,4 +96,8 @@ fn default_unused_after() -> Span {
 
 fn default_patience() -> Span {
     Span(OnDemandSettings::default().patience)
+}
+
+fn default_names() -> NonZeroUsize {
+    NonZeroUsize::new(OnDemandSettings::default().at_most).unwrap_or(NonZeroUsize::MIN)
 }
