@@ -109,7 +109,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
 impl Entered {
     /// Until either pod is cut, the destination's policies end it, or the applications do. Dropping it is the source's cut.
     pub(crate) async fn carry(self, source: Leg, counters: Arc<ByteCounters>, pipes: &Arc<Pipes>) -> Outcome {
-        let Self { application, _own, _share, mut place, ledger, cut, _awaited } = self;
+        // Locals drop in reverse: the pod waits for the last.
+        let Self { _awaited, cut, ledger, mut place, _share, _own, application } = self;
         let counters = [counters, ledger.counters()];
         // What was revoked while it was being connected carries no byte.
         let outcome = tokio::select! {

@@ -16,6 +16,9 @@ pub(crate) const CAPACITY: usize = 256 << 10;
 /// Kept open for the next: as many as are likely to be wanted again at once.
 const IDLE: usize = 16;
 
+/// How much is read at once where splice(2) stops.
+const READ_PAST: usize = 64 << 10;
+
 #[derive(Debug)]
 pub(crate) struct Pipes {
     most: usize,
@@ -114,6 +117,13 @@ impl Lent {
         self.held = 0;
         Ok(bytes.into())
     }
+}
+
+/// splice(2) never steps over urgent data: it reports nothing, or the end, though more is queued behind. read(2) does,
+/// so only its word is the end.
+pub(crate) fn read_past(from: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    bytes.resize(READ_PAST, 0);
+    Ok(read(from, bytes)?)
 }
 
 impl Drop for Lent {

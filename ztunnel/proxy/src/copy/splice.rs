@@ -15,7 +15,7 @@ use super::{
     chunk::ChunkSize,
     pump::{Direction, read, write},
 };
-use crate::pipes::{CAPACITY, Lent, Pipes};
+use crate::pipes::{CAPACITY, Lent, Pipes, read_past};
 
 /// A reader may take so long for what a pipe holds; then it moves into memory, and others have the pipe. Thus no
 /// number of stalled readers keeps all pipes.
@@ -54,7 +54,21 @@ impl<'a> Source<'a> {
 
     async fn splice(&mut self, from: &ReadHalf<'_>, mut pipe: Lent) -> io::Result<Option<Load>> {
         tokio::task::consume_budget().await;
-        match from.as_ref().try_io(Interest::READABLE, || pipe.fill(from.as_ref())) {
+        let mut past = Vec::new();
+        // Both in one attempt: after the first that finds nothing, tokio would not make a second.
+        let filled = from.as_ref().try_io(Interest::READABLE, || match pipe.fill(from.as_ref()) {
+            Ok(0) => read_past(from.as_ref(), &mut past),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => read_past(from.as_ref(), &mut past),
+            filled => filled,
+        });
+        match filled {
+            Ok(length) if pipe.is_empty() => {
+                if length > 0 {
+                    self.pipes = None;
+                }
+                past.truncate(length);
+                Ok(Some(Load::Copied(past.into())))
+            }
             Ok(length) => {
                 self.size.learn(length, CAPACITY);
                 Ok(Some(Load::Piped(pipe)))

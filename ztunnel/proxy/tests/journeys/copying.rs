@@ -253,6 +253,38 @@ async fn a_blocked_writer_that_vanishes_after_half_close_is_noticed() {
     }
 }
 
+/// splice(2) stops at urgent data as if nothing followed: what does would never arrive, or be lost before a proper end.
+#[tokio::test]
+async fn what_follows_urgent_data_arrives_too() {
+    const BEFORE: usize = 1 << 20;
+    const AFTER: usize = 1000;
+    for way in WAYS {
+        for ends in [false, true] {
+            let mesh = mesh_of(way).await;
+            let (mut client, mut server) = pair(&mesh, way).await;
+            let sending = async {
+                client.write_all(&vec![b'a'; BEFORE]).await.unwrap();
+                client.writable().await.unwrap();
+                let urgent = || socket2::SockRef::from(&client).send_out_of_band(b"!");
+                assert_eq!(client.async_io(tokio::io::Interest::WRITABLE, urgent).await.unwrap(), 1);
+                client.write_all(&[b'b'; AFTER]).await.unwrap();
+                if ends {
+                    client.shutdown().await.unwrap();
+                }
+            };
+            let receiving = async {
+                let mut bytes = vec![0; BEFORE + AFTER];
+                server.read_exact(&mut bytes).await.unwrap();
+                bytes
+            };
+            let both = async { tokio::join!(sending, receiving).1 };
+            let bytes = timeout(Duration::from_secs(10), both).await.expect("all arrives");
+            assert!(bytes[..BEFORE].iter().all(|byte| *byte == b'a'), "{way:?}");
+            assert!(bytes[BEFORE..].iter().all(|byte| *byte == b'b'), "{way:?}");
+        }
+    }
+}
+
 /// Buffers that grow, partial writes, windows that fill: none may lose, double or reorder a byte, either way at once.
 #[tokio::test]
 async fn much_data_arrives_intact_both_ways_at_once() {
