@@ -137,6 +137,9 @@ impl Admin {
         for Usage { limit, used, allowed } in self.node.parts.proxy.usage() {
             limit_used(limit, used, allowed);
         }
+        for dns::Usage { limit, used, allowed } in self.node.parts.dns.iter().flat_map(|dns| dns.usage()) {
+            limit_used(limit, used, allowed);
+        }
         let (open, allowed) = redirect::descriptors();
         limit_used("descriptors", open, allowed);
     }

@@ -285,10 +285,11 @@ impl Node {
         let (uid, service_account) = (desired.uid.clone(), desired.service_account.clone());
         let local = LocalWorkload { uid, service_account, mtls: seen_mtls };
         let sockets = Arc::new(Sockets(Arc::clone(&pod)));
-        let names = self.serve_names(&pod, &stop);
+        // A task of its own: however much a pod asks, its connections are accepted meanwhile, and other pods'.
+        let names = self.parts.data_plane.spawn(self.serve_names(&pod, &stop));
         let proxy = Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone());
         let service = self.parts.data_plane.spawn(async {
-            tokio::join!(proxy, names);
+            let _ = tokio::join!(proxy, names);
         });
         let strict = pod.spec().strict;
         Enrolled { desired: desired.clone(), pod, stop, mtls, strict, service: Arc::new(service) }

@@ -35,6 +35,8 @@ use crate::{
 const RESERVED_DESCRIPTORS: usize = 2048;
 /// Of these, one in so many is a pipe's, of two descriptors each.
 const PIPES_SHARE: usize = 8;
+/// Pods of a node that descriptors are kept free for where they are answered by DNS: twice what a kubelet runs by default.
+const DNS_PODS: usize = 256;
 /// A million sockets is more memory than a node has for us.
 const MAX_SOCKETS: usize = 1 << 20;
 /// How often memory is tended that connections leave behind.
@@ -231,12 +233,21 @@ fn start_redirection(config: &Config, data_plane: &Handle) -> anyhow::Result<Red
 }
 
 fn dns_settings(config: &Config) -> dns::Settings {
-    dns::Settings { cluster_domain: config.dns.cluster_domain.clone(), ..dns::Settings::default() }
+    let section = &config.dns;
+    dns::Settings {
+        cluster_domain: section.cluster_domain.clone(),
+        queries_per_second: section.queries_per_second,
+        forwards_per_pod: usize::from(section.forwards_per_pod.get()),
+        forwards: usize::from(section.forwards.get()),
+        connections_per_pod: usize::from(section.connections_per_pod.get()),
+        connections: usize::from(section.connections.get()),
+        ..dns::Settings::default()
+    }
 }
 
 fn proxy_settings(config: &Config, dns: Option<&dns::Settings>) -> ProxySettings {
     let descriptors = redirect::raise_descriptor_limit();
-    let reserved = RESERVED_DESCRIPTORS + dns.map_or(0, dns::Settings::descriptors);
+    let reserved = RESERVED_DESCRIPTORS + dns.map_or(0, |dns| dns.descriptors(DNS_PODS));
     let sockets = (descriptors - reserved.min(descriptors / 4)).clamp(1, MAX_SOCKETS);
     let sockets = config.limits.sockets.map_or(sockets, |wanted| wanted.clamp(1, sockets));
     tracing::info!(descriptors, sockets, "sockets that connections may hold");

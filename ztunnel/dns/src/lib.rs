@@ -8,10 +8,12 @@
 
 mod answer;
 mod names;
+mod pace;
 mod query;
 mod reply;
 mod server;
 mod settings;
+mod share;
 mod sockets;
 mod stream;
 #[cfg(test)]
@@ -20,6 +22,6 @@ mod upstream;
 
 pub use answer::{Answer, View, answer};
 pub use query::{MAX_QUERY, Malformed, Query, Transport};
-pub use server::Server;
+pub use server::{Server, Usage};
 pub use settings::Settings;
 pub use sockets::{Listeners, PodSockets};

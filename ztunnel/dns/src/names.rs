@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use hickory_proto::rr::Name;
 use model::{Snapshot, Workload, service::Service};
 
-/// Endpoints that are looked at for one answer. More would not fit into any.
-const MAX_ENDPOINTS: usize = 4096;
+/// Endpoints that are looked at for one answer, so that none keeps others waiting for long.
+const MAX_ENDPOINTS: usize = 1024;
 
 /// A name that state knows.
 #[derive(Debug)]

@@ -5,13 +5,21 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use futures::{StreamExt, stream::FuturesUnordered};
 use model::{SharedSnapshot, WorkloadUid};
 use rand::Rng;
-use telemetry::{RateLimited, metrics::dns_requested};
-use tokio::{sync::Semaphore, time::sleep};
+use telemetry::{
+    RateLimited,
+    metrics::{dns_requested, limit_hit},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{interval, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Answer, Listeners, Malformed, PodSockets, Query, Settings, Transport, View, answer,
     names::host,
+    pace::Pace,
+    share::Share,
     upstream::{ForwardError, Request},
 };
 
@@ -41,6 +49,18 @@ impl Server {
         Arc::new(Self { settings, snapshot, forwards, connections, log })
     }
 
+    pub fn usage(&self) -> [Usage; 2] {
+        let usage = |limit, allowed: usize, places: &Semaphore| Usage {
+            limit,
+            used: allowed.saturating_sub(places.available_permits()),
+            allowed,
+        };
+        [
+            usage("dns_forwards", self.settings.forwards, &self.forwards),
+            usage("dns_connections", self.settings.connections, &self.connections),
+        ]
+    }
+
     /// Serves one pod until `stop` fires, and returns when nothing is left of it.
     pub async fn serve(
         self: Arc<Self>,
@@ -53,13 +73,17 @@ impl Server {
         let pod = Arc::new(Pod {
             uid,
             sockets,
-            forwards: Arc::new(Semaphore::new(self.settings.forwards_per_pod)),
-            connections: Arc::new(Semaphore::new(self.settings.connections_per_pod)),
+            pace: Pace::new(self.settings.queries_per_second),
+            forwards: Share::new(self.settings.forwards_per_pod, &self.forwards),
+            connections: Share::new(self.settings.connections_per_pod, &self.connections),
             server: self,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         });
-        stop.run_until_cancelled(pod.keep_listening()).await;
+        stop.run_until_cancelled(async {
+            tokio::join!(pod.keep_listening(), pod.keep_summing_up());
+        })
+        .await;
         pod.tasks.close();
         pod.tasks.wait().await;
     }
@@ -70,10 +94,18 @@ struct Pod<P> {
     server: Arc<Server>,
     uid: WorkloadUid,
     sockets: Arc<P>,
-    forwards: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    pace: Pace,
+    forwards: Share,
+    connections: Share,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// How much of a limit is used.
+pub struct Usage {
+    pub limit: &'static str,
+    pub used: usize,
+    pub allowed: usize,
 }
 
 /// What is done about a message.
@@ -92,8 +124,28 @@ impl<P: PodSockets> Pod<P> {
             };
             self.server.log.warn("dns_listen", &self.uid, format_args!("port 15053: {error}"));
             sleep(REOPEN_PAUSE).await;
+        }
+    }
+
+    /// What was too much to log is told in one line, whether or not anything is logged again.
+    async fn keep_summing_up(&self) {
+        let mut ticks = interval(LOG_INTERVAL);
+        loop {
+            ticks.tick().await;
             self.server.log.summarize();
         }
+    }
+
+    /// Whether one more request is looked at now; if not, how long until one may be.
+    fn admit(&self) -> Result<(), Duration> {
+        self.pace.admit().inspect_err(|_| {
+            limit_hit("dns_queries_per_second");
+            self.server.log.warn(
+                "dns_queries_per_second",
+                &self.uid,
+                "more DNS requests than a pod may send",
+            );
+        })
     }
 
     /// Until one of them breaks: then all are opened anew.

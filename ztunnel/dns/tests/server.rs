@@ -195,12 +195,12 @@ async fn what_was_not_redirected_is_not_handed_on() {
 async fn only_so_many_requests_wait_and_only_so_long() {
     let silent = client().await;
     let forward_deadline = Duration::from_secs(3);
-    let limits = Settings { forwards_per_pod: 4, forwards: 6, forward_deadline, ..settings() };
+    let limits = Settings { forwards_per_pod: 4, forwards: 24, forward_deadline, ..settings() };
     let server = Server::new(limits, mesh());
     let original = Some(silent.local_addr().unwrap());
     let pods = [serve(&server, "client", original).await, serve(&server, "client", original).await];
     let started = Instant::now();
-    for (pod, waiting) in pods.iter().zip([4, 2]) {
+    for (pod, waiting) in pods.iter().zip([4, 4]) {
         let client = client().await;
         for id in 0..10 {
             client.send_to(&request(id, "example.org."), pod.udp).await.unwrap();

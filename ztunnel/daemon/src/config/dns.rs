@@ -1,5 +1,7 @@
 //! The section `dns`: whether pods are answered on port 15053.
 
+use std::num::{NonZeroU16, NonZeroU32};
+
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +12,27 @@ pub(crate) struct Dns {
     enabled: Option<bool>,
     /// The domain of the cluster's services.
     pub(crate) cluster_domain: String,
+    /// Of one pod; more over UDP are dropped, and over TCP wait.
+    pub(crate) queries_per_second: NonZeroU32,
+    /// Requests handed on that wait for another server's answer; more are answered with SERVFAIL.
+    pub(crate) forwards_per_pod: NonZeroU16,
+    pub(crate) forwards: NonZeroU16,
+    /// More connections wait to be served.
+    pub(crate) connections_per_pod: NonZeroU16,
+    pub(crate) connections: NonZeroU16,
 }
 
 impl Default for Dns {
     fn default() -> Self {
-        Self { enabled: None, cluster_domain: "cluster.local".to_owned() }
+        Self {
+            enabled: None,
+            cluster_domain: "cluster.local".to_owned(),
+            queries_per_second: const { NonZeroU32::new(2000).unwrap() },
+            forwards_per_pod: const { NonZeroU16::new(128).unwrap() },
+            forwards: const { NonZeroU16::new(1024).unwrap() },
+            connections_per_pod: const { NonZeroU16::new(16).unwrap() },
+            connections: const { NonZeroU16::new(256).unwrap() },
+        }
     }
 }
 

@@ -2,22 +2,24 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use telemetry::metrics::dns_forwarded;
+use telemetry::metrics::{dns_forwarded, limit_hit};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 
 use super::{Decision, Pod, forwardable};
 use crate::{
     MAX_QUERY, PodSockets, Transport,
+    share::Place,
     stream::{read_body, read_length, write_message},
     upstream::{ForwardError, Request, by_stream},
 };
 
 /// Out of descriptors, accept(2) fails at once and for as long as that lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often one who waits looks whether there is room.
+const SEAT_PAUSE: Duration = Duration::from_millis(20);
 
 impl<P: PodSockets> Pod<P> {
     /// Never ends but by an error. One who is one too many waits here, all others in the kernel's queue.
@@ -35,17 +37,28 @@ impl<P: PodSockets> Pod<P> {
                 }
                 Err(error) => return error,
             };
-            let (Some(own), Some(shared)) =
-                (seat(&self.connections).await, seat(&self.server.connections).await)
-            else {
-                return io::ErrorKind::BrokenPipe.into();
-            };
+            let place = self.seat().await;
             let pod = Arc::clone(self);
             self.spawn(async move {
                 // How a connection ends is the pod's business.
                 let _ = pod.converse(stream, arrived_at).await;
-                drop((own, shared));
+                drop(place);
             });
+        }
+    }
+
+    /// What makes room is another pod's end of a connection as much as one's own, so it is looked for now and then.
+    async fn seat(&self) -> Place {
+        let mut waits = false;
+        loop {
+            if let Some(place) = self.connections.take() {
+                return place;
+            }
+            if !waits {
+                limit_hit("dns_connections");
+                waits = true;
+            }
+            sleep(SEAT_PAUSE).await;
         }
     }
 
@@ -57,6 +70,9 @@ impl<P: PodSockets> Pod<P> {
             };
             let reading = read_body(&mut stream, length, MAX_QUERY);
             let message = timeout(settings.message_deadline, reading).await??;
+            while let Err(wait) = self.admit() {
+                sleep(wait).await;
+            }
             let reply = match self.decide(&message, Transport::Tcp) {
                 Decision::Ignore => return Ok(()),
                 Decision::Reply(reply) => reply,
@@ -78,16 +94,12 @@ impl<P: PodSockets> Pod<P> {
         request: &Request,
         arrived_at: SocketAddr,
     ) -> Result<Vec<u8>, ForwardError> {
-        let _permits = self.permits().ok_or(ForwardError::TooMany)?;
+        let _place = self.place().ok_or(ForwardError::TooMany)?;
         let original = self.sockets.original_of_stream(stream).map_err(ForwardError::NoTarget)?;
         let target = forwardable(original, arrived_at)?;
         dns_forwarded();
         by_stream(&*self.sockets, &self.server.settings, request, target).await
     }
-}
-
-async fn seat(seats: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    Arc::clone(seats).acquire_owned().await.ok()
 }
 
 /// Of the connection that was to come, or of this process, and not of the listener.

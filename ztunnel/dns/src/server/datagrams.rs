@@ -3,14 +3,18 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use telemetry::metrics::dns_forwarded;
-use tokio::{net::UdpSocket, sync::OwnedSemaphorePermit};
+use telemetry::metrics::{dns_forwarded, limit_hit};
+use tokio::{net::UdpSocket, task::yield_now};
 
 use super::{Decision, Pod, forwardable};
 use crate::{
     MAX_QUERY, PodSockets, Transport,
+    share::Place,
     upstream::{ForwardError, Request, by_datagram},
 };
+
+/// Requests of one pod in a row, before others that wait for this thread have their turn.
+const IN_A_ROW: usize = 8;
 
 impl<P: PodSockets> Pod<P> {
     /// Never ends but by an error.
@@ -21,12 +25,20 @@ impl<P: PodSockets> Pod<P> {
         };
         let socket = Arc::new(socket);
         // One byte more, which shows that a datagram is too long.
+        let mut answered = 0_usize;
         let mut buffer = vec![0; MAX_QUERY + 1];
         loop {
             let (length, client) = match socket.recv_from(&mut buffer).await {
                 Ok(received) => received,
                 Err(error) => return error,
             };
+            answered += 1;
+            if answered.is_multiple_of(IN_A_ROW) {
+                yield_now().await;
+            }
+            if self.admit().is_err() {
+                continue;
+            }
             match self.decide(&buffer[..length], Transport::Udp) {
                 Decision::Ignore => {}
                 Decision::Reply(reply) => send(&socket, &reply, client),
@@ -45,7 +57,7 @@ impl<P: PodSockets> Pod<P> {
         client: SocketAddr,
         arrived_at: SocketAddr,
     ) {
-        let Some(permits) = self.permits() else {
+        let Some(place) = self.place() else {
             return send(socket, &self.failed(&request, &ForwardError::TooMany), client);
         };
         let (pod, socket) = (Arc::clone(self), Arc::clone(socket));
@@ -55,7 +67,7 @@ impl<P: PodSockets> Pod<P> {
             }
             let answer = pod.ask(&request, client, arrived_at).await;
             send(&socket, &answer.unwrap_or_else(|error| pod.failed(&request, &error)), client);
-            drop(permits);
+            drop(place);
         });
     }
 
@@ -72,11 +84,13 @@ impl<P: PodSockets> Pod<P> {
         by_datagram(&*self.sockets, &self.server.settings, request, target).await
     }
 
-    /// To wait for another server: the pod's own first, so that one pod's requests never take all.
-    pub(super) fn permits(&self) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let own = Arc::clone(&self.forwards).try_acquire_owned().ok()?;
-        let shared = Arc::clone(&self.server.forwards).try_acquire_owned().ok()?;
-        Some((own, shared))
+    /// To wait for another server.
+    pub(super) fn place(&self) -> Option<Place> {
+        let place = self.forwards.take();
+        if place.is_none() {
+            limit_hit("dns_forwards");
+        }
+        place
     }
 }
 
