@@ -32,8 +32,13 @@ pub enum FileError {
     /// What one file, or several together, hold is of no use.
     #[error("{message}")]
     Unfit { path: PathBuf, message: String },
-    #[error("{path}:{line}:{column}: {message}", path = path.display())]
+    #[error("{path}:{line}:{column}: {message}", path = path.display(), message = in_one_line(message))]
     Invalid { path: PathBuf, line: u64, column: u64, message: String },
+}
+
+/// What a file says is quoted in messages, and must not look like lines of the log.
+fn in_one_line(message: &str) -> String {
+    message.split(char::is_control).collect::<Vec<_>>().join(" ")
 }
 
 impl FileError {
