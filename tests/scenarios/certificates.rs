@@ -135,9 +135,12 @@ fn rotation_of_roots_and_outages_of_the_ca_fail_no_connection() {
     assert_eq!(outcomes.failed(), 0, "{outcomes:?}");
     let least = u64::from(PER_SECOND) * took.as_secs() * 9 / 10;
     assert!(outcomes.total() >= least, "{outcomes:?} in {took:?}");
+    // Not each of them need have asked while the CA was out.
+    let failures =
+        |daemon: &testkit::Daemon| daemon.metric("ztunnel_certificate_fetch_failures_total", &[]).unwrap();
+    assert!(mesh.daemons().map(failures).sum::<f64>() >= 1.0);
     for daemon in mesh.daemons() {
         let metric = |name: &str, labels: &[(&str, &str)]| daemon.metric(name, labels).unwrap();
-        assert!(metric("ztunnel_certificate_fetch_failures_total", &[]) >= 1.0);
         assert!(metric("ztunnel_ca_configuration_changes_total", &[("change", "root")]) >= 2.0);
         assert!(metric("ztunnel_certificate_left_seconds", &[]) > 0.0);
         let audited = daemon.log_lines().unwrap();
