@@ -1,8 +1,8 @@
 //! Many connections, much data, and readers that never read: nothing is lost, and what the daemons hold is bounded.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr},
+    io::{self, ErrorKind, Write},
+    net::SocketAddr,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::FAMILIES;
+use crate::support::{FAMILIES, send};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -226,14 +226,4 @@ fn large_transfers_arrive_intact_both_ways() {
     for (before, peak) in before.into_iter().zip(peak(&mesh)) {
         assert_at_most("two transfers", peak - before, 2 * (MIB + SEND_BUFFER) + 32 * MIB);
     }
-}
-
-/// What the server says of what it got.
-fn send(dial: &Dial, length: u64) -> io::Result<String> {
-    let mut stream = dial.connect()?;
-    pattern::send(&stream, length)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use testkit::{
     Mesh, MeshPlan, Place,
     capture::{Capture, Keep},
-    client::{self, Dial},
+    client::Dial,
     eventually, pattern,
     server::{Behaviour, Server},
 };
 
 use crate::{
     held::Held,
-    support::{FAMILIES, last_logged},
+    support::{FAMILIES, last_logged, reset_after_a_byte, send},
 };
 
 const PORT: u16 = 8080;
@@ -175,12 +175,7 @@ fn ends_and_resets_arrive_as_what_they_are() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         assert!(both_logged(&mesh, target).iter().all(|line| line["reason"] == "reset_by_destination"));
         let (target, before) = (mesh.address("server", family, 8082), echoes.resets());
-        client.run(move || {
-            let mut stream = Dial::to(target).connect().unwrap();
-            stream.write_all(b"!").unwrap();
-            stream.read_exact(&mut [0]).unwrap();
-            client::reset(stream).unwrap();
-        });
+        reset_after_a_byte(client, target);
         eventually("the server sees a reset", || (echoes.resets() > before).then_some(()));
         let closed = mesh.address("server", family, 9);
         let error = client.run(move || Dial::to(closed).read_all()).unwrap_err();
@@ -210,15 +205,6 @@ fn large_transfers_arrive_intact_both_ways() {
         assert_eq!(sent.join().unwrap().unwrap(), LENGTH.to_string(), "to {address}");
         assert_eq!(received.join().unwrap().unwrap(), LENGTH, "from {address}");
     }
-}
-
-fn send(dial: &Dial, length: u64) -> io::Result<String> {
-    let mut stream = dial.connect()?;
-    pattern::send(&stream, length)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 /// Catches: a pipe that a connection keeps while nothing flows, and stalled readers that keep pipes from everybody else.

@@ -8,12 +8,12 @@ use std::{
 
 use testkit::{
     Mesh, MeshPlan, Place,
-    client::{self, Dial},
+    client::Dial,
     eventually,
     server::{Behaviour, GREETING, Server},
 };
 
-use crate::support::{FAMILIES, last_logged};
+use crate::support::{FAMILIES, last_logged, reset_after_a_byte};
 
 /// Catches: an end of one direction that ends the other too, or never arrives.
 #[test]
@@ -60,12 +60,7 @@ fn a_reset_is_a_reset_at_the_other_end() {
 
         let before = echoes.resets();
         let target = mesh.address("server", family, echoes.port());
-        client.run(move || {
-            let mut stream = Dial::to(target).connect().unwrap();
-            stream.write_all(b"!").unwrap();
-            stream.read_exact(&mut [0]).unwrap();
-            client::reset(stream).unwrap();
-        });
+        reset_after_a_byte(client, target);
         eventually("the server sees a reset", || (echoes.resets() > before).then_some(()));
         assert_eq!(last_logged(mesh.daemon(2), "inbound", target)["reason"], "reset_by_source");
     }

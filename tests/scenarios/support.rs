@@ -1,9 +1,17 @@
 //! What several groups of scenarios ask.
 
-use std::net::SocketAddr;
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr},
+};
 
 use serde_json::Value;
-use testkit::{Daemon, capture::Recording, eventually};
+use testkit::{
+    Daemon, Place,
+    capture::Recording,
+    client::{self, Dial},
+    eventually, pattern,
+};
 
 /// Index of each family's address in `Pod::ips`.
 pub(crate) const FAMILIES: [usize; 2] = [0, 1];
@@ -41,4 +49,25 @@ pub(crate) fn assert_encrypted(recording: &Recording, sources: &[std::net::IpAdd
     for tunnel in tunnels {
         assert!(tunnel.is_tls_1_3(), "not TLS 1.3: {tunnel:?}");
     }
+}
+
+/// Sends so much of the pattern, ends, and yields what the server says of what it got.
+pub(crate) fn send(dial: &Dial, length: u64) -> io::Result<String> {
+    let mut stream = dial.connect()?;
+    pattern::send(&stream, length)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Connects to an echo, and resets the connection once it has carried a byte each way.
+#[track_caller]
+pub(crate) fn reset_after_a_byte(from: &Place, target: SocketAddr) {
+    from.run(move || {
+        let mut stream = Dial::to(target).connect().unwrap();
+        stream.write_all(b"!").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        client::reset(stream).unwrap();
+    });
 }
