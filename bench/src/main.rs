@@ -1,0 +1,3 @@
+//! What the mesh costs, against the same traffic without one.
+
+fn main() {}
