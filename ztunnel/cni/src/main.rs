@@ -1,3 +1,8 @@
-//! The CNI plugin: a pod is enrolled before its first process starts.
+//! `ztunnel-cni`: the CNI plugin's binary. A pod is enrolled before its first process starts.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ztunnel_cni::plugin::main()
+}
