@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 
 pub(crate) use self::variables::Variables;
 use self::{
-    document::{Document, merged},
+    document::Document,
     proxy_config::{Metadata, ProxyConfig},
 };
-use crate::config::{self, Config, Settings, Span};
+use crate::config::{self, Config, Flags, Span};
 
 const ISTIOD: &str = "https://istiod.istio-system.svc:15012";
 const ROOTS: &str = "./var/run/secrets/istio/root-cert.pem";
@@ -38,16 +38,16 @@ const DRAIN: &str = "5s";
 /// set and change nothing.
 pub(crate) fn load(
     file: Option<&Path>,
-    own: Settings,
+    own: &Flags,
     variables: &Variables,
 ) -> anyhow::Result<(Config, Vec<String>)> {
-    let from_file = file.map(config::read_tree).transpose()?.unwrap_or_else(|| json!({}));
-    let tree = merged(merged(translate(variables)?, from_file), defaults(variables));
+    let from_file = file.map(config::read_layer).transpose()?.unwrap_or_else(|| json!({}));
+    let layers = [own.layer()?, translate(variables)?, from_file, defaults(variables)];
     let place = match variables.flag("FAKE_CA")? {
         Some(true) => "FAKE_CA=true (the CA inside the daemon) and the rest of Istio's environment",
         _ => "Istio's environment (docs/ISTIO.md)",
     };
-    Ok((config::from_tree(tree, own).context(place)?, unsupported::ignored(variables)))
+    Ok((config::from_layers(layers).context(place)?, unsupported::ignored(variables)))
 }
 
 /// Where neither the environment nor the file says otherwise.

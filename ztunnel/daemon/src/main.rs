@@ -29,7 +29,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::config::Settings;
+use crate::config::Flags;
 
 /// The system's allocator, and samples of what it gives while `/debug/pprof/heap/profiling` is on.
 #[global_allocator]
@@ -109,7 +109,7 @@ struct Run {
     #[arg(long, env = "ZTUNNEL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
-    settings: Settings,
+    flags: Flags,
 }
 
 #[derive(clap::Args)]
@@ -149,8 +149,8 @@ Examples:
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run(run) => serve(*run),
-        Command::Proxy(proxy) => serve_as_istio_asks(proxy.run),
+        Command::Run(run) => serve(&run),
+        Command::Proxy(proxy) => serve_as_istio_asks(&proxy.run),
         Command::Check { bpf_dir } => check(bpf_dir),
         Command::Validate(files) => Ok(files.run()),
         Command::Explain(question) => Ok(question.run()),
@@ -179,16 +179,16 @@ fn whole_story(error: &anyhow::Error) -> String {
     })
 }
 
-fn serve(run: Run) -> anyhow::Result<ExitCode> {
-    let config = config::load(run.config.as_deref(), run.settings)?;
+fn serve(run: &Run) -> anyhow::Result<ExitCode> {
+    let config = config::load(run.config.as_deref(), &run.flags)?;
     let log = logging::start(&config)?;
     run::run(config, &log)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve_as_istio_asks(run: Run) -> anyhow::Result<ExitCode> {
+fn serve_as_istio_asks(run: &Run) -> anyhow::Result<ExitCode> {
     let variables = istio::Variables::of_process();
-    let (config, ignored) = istio::load(run.config.as_deref(), run.settings, &variables)?;
+    let (config, ignored) = istio::load(run.config.as_deref(), &run.flags, &variables)?;
     let log = logging::start(&config)?;
     if !ignored.is_empty() {
         let variables = ignored.join(" ");

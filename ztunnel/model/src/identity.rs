@@ -16,6 +16,13 @@ const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomain(Arc<str>);
 
+/// What a mesh is called that nobody has named, as Istio has it.
+impl Default for TrustDomain {
+    fn default() -> Self {
+        Self("cluster.local".into())
+    }
+}
+
 impl TrustDomain {
     pub fn as_str(&self) -> &str {
         &self.0

@@ -96,7 +96,7 @@ impl CertificatesSection {
 
     /// What the embedded CA signs with; `None` where there is no embedded CA.
     pub(crate) fn files(&self, config: &Config) -> anyhow::Result<Option<CaFiles>> {
-        let needed = |value: &Option<PathBuf>, name, flag| super::needed(value.clone(), name, flag);
+        let needed = |value: &Option<PathBuf>, name, flag| super::needed(value.as_ref(), name, flag).cloned();
         Ok(match (self.source, &self.intermediate) {
             (Source::Istio, _) => None,
             (Source::Embedded, Some(Intermediate { key, certificate, roots })) => {

@@ -33,20 +33,3 @@ impl From<Document> for Value {
         Self::Object(document.0)
     }
 }
-
-/// What `first` says goes before what `second` says, key by key.
-pub(super) fn merged(first: Value, second: Value) -> Value {
-    match (first, second) {
-        (Value::Object(mut first), Value::Object(second)) => {
-            for (key, value) in second {
-                let value = match first.remove(&key) {
-                    Some(before) => merged(before, value),
-                    None => value,
-                };
-                first.insert(key, value);
-            }
-            Value::Object(first)
-        }
-        (first, _) => first,
-    }
-}

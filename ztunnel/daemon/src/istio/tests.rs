@@ -34,7 +34,7 @@ fn without(name: &str) -> Variables {
 }
 
 fn loaded(more: &[(&str, &str)]) -> Value {
-    let (config, _) = load(None, Settings::default(), &variables(more)).unwrap();
+    let (config, _) = load(None, &Flags::default(), &variables(more)).unwrap();
     serde_json::to_value(config).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn error(more: &[(&str, &str)]) -> String {
 
 #[track_caller]
 fn error_of(variables: &Variables) -> String {
-    format!("{:#}", load(None, Settings::default(), variables).expect_err("it was taken"))
+    format!("{:#}", load(None, &Flags::default(), variables).expect_err("it was taken"))
 }
 
 /// If a name were not understood, a node would join another mesh than the DaemonSet says, or none.
@@ -85,7 +85,7 @@ fn the_environment_of_the_chart_is_a_whole_configuration() {
     ] {
         assert_eq!(config.pointer(place), Some(&expected), "{place}");
     }
-    let (_, ignored) = load(None, Settings::default(), &variables(&[])).unwrap();
+    let (_, ignored) = load(None, &Flags::default(), &variables(&[])).unwrap();
     assert_eq!(ignored, ["RUST_BACKTRACE", "SERVICE_ACCOUNT", "ZTUNNEL_CPU_LIMIT"]);
 }
 
@@ -133,13 +133,13 @@ fn each_variable_says_its_setting() {
 #[test]
 fn what_is_not_set_is_as_istio_has_it() {
     let both = without("CA_ADDRESS");
-    let (config, _) = load(None, Settings::default(), &both).unwrap();
+    let (config, _) = load(None, &Flags::default(), &both).unwrap();
     let config = serde_json::to_value(config).unwrap();
     let istiod = "istiod.istio-system.svc:15012";
     assert_eq!(config["certificates"]["authority"]["address"], istiod);
-    let (config, _) = load(None, Settings::default(), &without("XDS_ADDRESS")).unwrap();
+    let (config, _) = load(None, &Flags::default(), &without("XDS_ADDRESS")).unwrap();
     assert_eq!(serde_json::to_value(config).unwrap()["controlPlane"]["address"], istiod);
-    let (config, _) = load(None, Settings::default(), &without("TERMINATION_GRACE_PERIOD_SECONDS")).unwrap();
+    let (config, _) = load(None, &Flags::default(), &without("TERMINATION_GRACE_PERIOD_SECONDS")).unwrap();
     assert_eq!(config.drain_deadline.to_string(), DRAIN);
 }
 
@@ -171,7 +171,7 @@ fn the_mesh_may_be_a_file_and_the_ca_the_daemon_s_own() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "{caKey: /k, caCertificate: /c, cni: {zdsSocket: /z}, drainDeadline: 7s}")
         .unwrap();
-    let (config, _) = load(Some(file.path()), Settings::default(), &variables(&local)).unwrap();
+    let (config, _) = load(Some(file.path()), &Flags::default(), &variables(&local)).unwrap();
     let config = serde_json::to_value(config).unwrap();
     assert_eq!(config["stateFile"], "/mesh.yaml");
     assert_eq!(config["controlPlane"], json!(null));
@@ -186,14 +186,14 @@ fn a_file_adds_to_the_sections_that_the_environment_makes() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let text = "controlPlane: {settings: {mtls: strict}, unusedAfter: 3m}\nlimits: {turns: 9}\n";
     std::fs::write(file.path(), text).unwrap();
-    let (config, _) = load(Some(file.path()), Settings::default(), &variables(&[])).unwrap();
+    let (config, _) = load(Some(file.path()), &Flags::default(), &variables(&[])).unwrap();
     let config = serde_json::to_value(config).unwrap();
     assert_eq!(config["controlPlane"]["settings"]["mtls"], "strict");
     assert_eq!(config["controlPlane"]["unusedAfter"], "3m");
     assert_eq!(config["controlPlane"]["address"], "istiod.mesh.svc:15012");
     assert_eq!(config["limits"]["turns"], 9);
     std::fs::write(file.path(), "drainDeadlin: 1s").unwrap();
-    let unknown = load(Some(file.path()), Settings::default(), &variables(&[])).unwrap_err();
+    let unknown = load(Some(file.path()), &Flags::default(), &variables(&[])).unwrap_err();
     assert!(format!("{unknown:#}").contains("drainDeadlin"), "{unknown:#}");
 }
 
