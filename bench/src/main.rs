@@ -1,3 +1,41 @@
-//! What the mesh costs, against the same traffic without one.
+//! What the mesh costs, against the same traffic without one. `cargo xtask bench` builds and starts it.
+//!
+//! ```text
+//! parts     what is measured: traffic, memory, ...        each yields figures
+//! stand     where: nodes and pods with a mesh, and the same without one
+//! load      who talks: the client, the server and the relay, each a process inside a pod
+//! measure   what it took: processor time and memory, from /proc
+//! report    what comes out: JSON with every sample, Markdown, SVG, the goals
+//! ```
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod load;
+mod measure;
+mod options;
+mod parts;
+mod progress;
+mod report;
+mod stand;
+
+use anyhow::Result;
+use clap::Parser;
+
+use options::{Options, Program};
+use parts::Findings;
+
+fn main() -> Result<()> {
+    match Program::parse() {
+        Program::Run(options) => run(&options),
+        Program::Client => load::client::run(),
+        Program::Server { netns } => load::server::run(&netns),
+        Program::Relay { from, to } => load::relay::run(from, to),
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let mut findings = Findings::default();
+    for part in options.parts() {
+        part.measure(options, &mut findings)?;
+    }
+    report::write(options, &findings)
+}

@@ -4,6 +4,7 @@
 //! the output that matters and what to do about it.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -11,6 +12,7 @@ mod packages;
 mod release;
 mod setup;
 mod step;
+mod supervise;
 mod test;
 mod toolchain;
 mod workspace;
@@ -36,6 +38,8 @@ enum Verb {
         #[arg(long, value_name = "FILTER")]
         only: Option<String>,
     },
+    /// Measure what the mesh costs, against the same traffic without one
+    Bench(bench::Options),
     /// Fuzz a parser of what comes from outside
     Fuzz(fuzz::Options),
     /// Install what building and running need: Debian packages and bpf-linker
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Demo(options) => demo::run(&options),
         Verb::Test { only } => test::run(only.as_deref()),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Setup => setup::everything(),
         Verb::Build => release::build().map(|daemon| println!("{}", daemon.display())),

@@ -1,0 +1,51 @@
+//! The command line. People use it by `cargo xtask bench`; the programs of the load are this one, started again.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser};
+
+use crate::parts::Part;
+
+#[derive(Parser)]
+#[command(name = "ztunnel-bench", about = "What the mesh costs, against the same traffic without one")]
+pub(crate) enum Program {
+    /// Measure
+    Run(Options),
+    /// Do what standard input orders, from inside a pod
+    #[command(hide = true)]
+    Client,
+    /// Answer clients, in these network namespaces besides the own one
+    #[command(hide = true)]
+    Server {
+        #[arg(long)]
+        netns: Vec<PathBuf>,
+    },
+    /// Carry bytes from one socket to another, and nothing else
+    #[command(hide = true)]
+    Relay { from: SocketAddr, to: SocketAddr },
+}
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// What to measure [default: everything]
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// The daemon, in release mode
+    #[arg(long, value_name = "FILE")]
+    pub(crate) daemon: PathBuf,
+    /// Fewer and shorter samples: three minutes instead of twelve
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Where every sample goes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Where the report and its charts go, as NAME.md and NAME-*.svg
+    #[arg(long, value_name = "NAME")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        if self.parts.is_empty() { Part::all() } else { self.parts.clone() }
+    }
+}

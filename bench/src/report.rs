@@ -1,0 +1,53 @@
+//! What comes out: every sample as JSON, tables as Markdown, and the goals with what was reached.
+
+pub(crate) mod figure;
+mod goals;
+mod markdown;
+pub(crate) mod statistics;
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::{options::Options, parts::Findings};
+
+pub(crate) fn write(options: &Options, findings: &Findings) -> Result<()> {
+    let goals = goals::judge(&findings.figures);
+    let machine = machine(options);
+    let text = markdown::report(&machine, &findings.figures, &goals);
+    if let Some(path) = &options.json {
+        let all = json!({ "machine": machine, "goals": goals, "figures": findings.figures, "samples": findings.samples });
+        save(path, &serde_json::to_string_pretty(&all)?)?;
+    }
+    match &options.report {
+        Some(name) => {
+            save(&name.with_extension("md"), &text)?;
+            println!("{}", markdown::goals(&goals));
+        }
+        None => println!("{text}"),
+    }
+    Ok(())
+}
+
+fn save(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("         {}", path.display());
+    Ok(())
+}
+
+/// Where and how it was measured.
+fn machine(options: &Options) -> serde_json::Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let model = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
+    json!({
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        "processors": processors,
+        "processor": model,
+        "load": read("/proc/loadavg").split(' ').next(),
+        "quick": options.quick,
+    })
+}

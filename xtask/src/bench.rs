@@ -1,0 +1,38 @@
+//! What the mesh costs: builds the daemon and the benchmark in release mode, and lets the benchmark run.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{release, step, supervise::supervise, workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// What to measure: traffic, memory [default: everything]
+    parts: Vec<String>,
+    /// Fewer and shorter samples: three minutes instead of twelve
+    #[arg(long)]
+    quick: bool,
+    /// Where every sample goes [default: target/bench/latest.json]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the report and its charts go, without an ending [default: target/bench/latest]
+    #[arg(long, value_name = "NAME")]
+    report: Option<PathBuf>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let daemon = release::build()?;
+    let mut build = workspace::cargo();
+    build.args(["build", "--release", "--package", "ztunnel-bench"]);
+    step::run("building the benchmark in release mode", &mut build, "")?;
+    let directory = workspace::target().join("bench");
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let latest = directory.join("latest");
+    let mut command = Command::new(workspace::built("release", "ztunnel-bench"));
+    command.arg("run").args(&options.parts).args(options.quick.then_some("--quick"));
+    command.arg("--daemon").arg(daemon);
+    command.arg("--json").arg(options.json.clone().unwrap_or_else(|| latest.with_extension("json")));
+    command.arg("--report").arg(options.report.clone().unwrap_or(latest));
+    supervise("the benchmark", &mut command)
+}
