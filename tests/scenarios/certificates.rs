@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -21,12 +21,12 @@ use testkit::{
 use crate::support::FAMILIES;
 
 const CA: &str = "10.0.0.200:15012";
-const PER_SECOND: u32 = 200;
+pub(crate) const PER_SECOND: u32 = 200;
 /// Renewed every few seconds.
-const LIFETIME: Duration = Duration::from_secs(10);
+pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
 /// A CA that failed for long is asked every half a minute.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long connections are made, in seconds; for CI a third of it does.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// In seconds; for CI a third of a minute does.
 const LONG: &str = "ZTUNNEL_CERTIFICATES_SECONDS";
 
 /// A file with the CA's TLS root, for the daemons' configuration, which is written before there is a CA.
@@ -46,10 +46,21 @@ impl Drop for TlsRoot {
 }
 
 fn plan(root: &TlsRoot) -> MeshPlan {
-    let authority = json!({ "address": CA, "rootCertificates": root.0 });
     MeshPlan::new(&["client", "server"])
-        .setting("certificates", json!({ "source": "istio", "authority": authority }))
+        .setting("certificates", ca_setting(&root.0))
         .setting("connectDeadline", "30s")
+}
+
+/// Certificates from the CA whose TLS root is in this file.
+pub(crate) fn ca_setting(root: &Path) -> Value {
+    let authority = json!({ "address": CA, "rootCertificates": root });
+    json!({ "source": "istio", "authority": authority })
+}
+
+/// How long connections are made.
+pub(crate) fn lasting() -> Duration {
+    let said = std::env::var(LONG).ok().and_then(|text| text.parse().ok());
+    said.map_or(Duration::from_secs(20), Duration::from_secs)
 }
 
 /// Two nodes whose certificates come from a CA outside that has this many roots.
@@ -69,7 +80,7 @@ fn states(mesh: &Mesh) -> Vec<Value> {
 
 /// Waits until every identity has a certificate that was asked for after now.
 #[track_caller]
-fn until_renewed(mesh: &Mesh, ca: &Ca) {
+pub(crate) fn until_renewed(mesh: &Mesh, ca: &Ca) {
     let now = Instant::now();
     while now.elapsed() < PATIENCE {
         let asked = ca.asked();
@@ -111,10 +122,7 @@ fn rotation_of_roots_and_outages_of_the_ca_fail_no_connection() {
     let root = TlsRoot::of("rotation");
     let (mesh, ca) = mesh(&root, 3);
     let _echo = Server::start(mesh.pod("server"), 8080, Answering::Echo).unwrap();
-    let lasting = std::env::var(LONG)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .map_or(Duration::from_secs(20), Duration::from_secs);
+    let lasting = lasting();
     until_renewed(&mesh, &ca);
     let started = Instant::now();
     let rate = Rate::start(&mesh.pod("client").place, mesh.address("server", 0, 8080), PER_SECOND);

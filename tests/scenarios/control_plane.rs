@@ -29,6 +29,9 @@ use crate::{
     support::{FAMILIES, last_logged},
 };
 
+mod independent;
+mod restarts;
+
 const TOKEN: &str = "the-token-of-this-test";
 
 /// A mesh whose daemons know nothing but whom to ask.
@@ -45,15 +48,8 @@ impl Fed {
         let control_plane = ControlPlane::start(topology.outside_ips()[0], Some(&topology.outside)).unwrap();
         control_plane.accept_only(TOKEN);
         control_plane.tell_mesh(&mesh.state()).unwrap();
-        let (root, token) = (mesh.directory().join("istiod.pem"), mesh.directory().join("token"));
-        fs::write(&root, control_plane.root_pem()).unwrap();
-        fs::write(&token, TOKEN).unwrap();
-        let mut section = json!({
-            "address": control_plane.address().to_string(), "rootCertificates": root, "tokenFile": token,
-        });
-        let more = more.as_object().unwrap().clone();
-        section.as_object_mut().unwrap().extend(more);
-        mesh.change(|plan| _ = plan.settings.insert("controlPlane".to_owned(), section)).unwrap();
+        let (address, root) = (control_plane.address(), control_plane.root_pem());
+        ask_there(&mut mesh, address, root, more);
         Self { mesh, control_plane }
     }
 
@@ -64,6 +60,17 @@ impl Fed {
         }
         fed
     }
+}
+
+/// The daemons of `mesh` take what they know from there.
+fn ask_there(mesh: &mut Mesh, address: SocketAddr, root_pem: &str, more: &Value) {
+    let (root, token) = (mesh.directory().join("istiod.pem"), mesh.directory().join("token"));
+    fs::write(&root, root_pem).unwrap();
+    fs::write(&token, TOKEN).unwrap();
+    let mut section = json!({ "address": address.to_string(), "rootCertificates": root, "tokenFile": token });
+    let more = more.as_object().unwrap().clone();
+    section.as_object_mut().unwrap().extend(more);
+    mesh.change(|plan| _ = plan.settings.insert("controlPlane".to_owned(), section)).unwrap();
 }
 
 fn echo(from: &Place, target: SocketAddr) -> std::io::Result<()> {

@@ -42,7 +42,7 @@ enum Verb {
     Bench(bench::Options),
     /// Fuzz a parser of what comes from outside
     Fuzz(fuzz::Options),
-    /// Install what building and running need: Debian packages and bpf-linker
+    /// Install what building and running need: Debian packages, bpf-linker, and the tests' Python packages
     Setup,
     /// Build the kernel side into target/ebpf
     Ebpf,
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Verb::Test { only } => test::run(only.as_deref()),
         Verb::Bench(options) => bench::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
-        Verb::Setup => setup::everything(),
+        Verb::Setup => setup::everything().and_then(|()| setup::for_tests()),
         Verb::Build => release::build().map(|daemon| println!("{}", daemon.display())),
         Verb::Ebpf => setup::for_ebpf().and_then(|tools| ebpf::build(&tools)),
     };

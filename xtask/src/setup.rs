@@ -1,6 +1,6 @@
 //! Installs what is missing, and only that; a second run takes no time.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -14,6 +14,8 @@ use crate::{
 const TO_RUN: [&str; 6] = ["busybox", "curl", "iproute2", "iptables", "nftables", "prometheus"];
 /// A C compiler, for the cryptography in C that rustls uses.
 const TO_COMPILE: [&str; 2] = ["gcc", "libc6-dev"];
+const PYTHON: [&str; 2] = ["python3", "python3-venv"];
+const REQUIREMENTS: &str = "tests/testkit/xds/requirements.txt";
 /// Debian's newest rustc and the source of its library.
 const RUSTC_WITH_SOURCE: [&str; 2] = ["rustc-web", "rust-web-src"];
 const TO_BUILD_BPF_LINKER: [&str; 6] =
@@ -30,6 +32,35 @@ pub(crate) fn everything() -> Result<()> {
     packages::ensure(&TO_RUN)?;
     packages::ensure(&TO_COMPILE)?;
     for_ebpf()?;
+    Ok(())
+}
+
+/// What the tests run besides: an xDS server that shares no code with ours, with Python packages of its own.
+pub(crate) fn for_tests() -> Result<()> {
+    let (home, wanted) = (workspace::target().join("tools/xds"), workspace::root().join(REQUIREMENTS));
+    let (wanted, made) = (fs::read(&wanted)?, home.join("requirements.txt"));
+    if fs::read(&made).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    packages::ensure(&PYTHON)?;
+    let mut environment = Command::new("python3");
+    environment.args(["-m", "venv", "--clear"]).arg(&home);
+    step::run(
+        "making a Python environment",
+        &mut environment,
+        "It takes Python 3.10 or newer with its venv.",
+    )?;
+    let mut install = Command::new(home.join("bin/python"));
+    install
+        .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"])
+        .arg("--requirement")
+        .arg(workspace::root().join(REQUIREMENTS));
+    step::run(
+        "installing an independent xDS server",
+        &mut install,
+        "It takes a way to Python's package index.",
+    )?;
+    fs::write(made, wanted)?;
     Ok(())
 }
 

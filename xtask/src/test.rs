@@ -27,6 +27,7 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let started = Instant::now();
     // Without these nothing else can work.
     setup::everything()?;
+    setup::for_tests()?;
     ebpf::build(&setup::for_ebpf()?)?;
     let mut lines = vec![done("setup and eBPF objects", started, Ok(None))];
     let mut check = |title, work: &dyn Fn() -> Result<Option<usize>>| {

@@ -22,12 +22,14 @@ use crate::Place;
 
 mod book;
 mod certificate;
+mod independent;
 mod mesh;
 mod service;
 
 use book::Book;
 pub use book::Known;
 use certificate::Certificate;
+pub use independent::Independent;
 
 /// How it treats whoever opens a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +61,7 @@ struct Running {
 impl ControlPlane {
     /// Serves at a free port of `ip`, inside `place` if there is one.
     pub fn start(ip: IpAddr, place: Option<&Place>) -> Result<Self> {
-        let Certificate { root_pem, tls } = Certificate::of(ip)?;
+        let Certificate { root_pem, tls, .. } = Certificate::of(ip)?;
         let mut control_plane = Self {
             address: SocketAddr::new(ip, 0),
             root_pem,

@@ -72,12 +72,12 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// Whoever is not known yet is asked for: an unknown workload must not be taken for an outsider, who gets plaintext.
-    async fn learn(&self, destination: OriginalDst, until: Instant) -> Result<(), Failure> {
+    async fn learn(&self, destination: IpAddr, until: Instant) -> Result<(), Failure> {
         let Some(demand) = &self.proxy.settings.demand else { return Ok(()) };
         let learning = async {
             demand.local(&self.local.uid).await?;
             match self.snapshot().workload(&self.local.uid) {
-                Some(source) => demand.destination(source, destination.0.ip()).await,
+                Some(source) => demand.destination(source, destination).await,
                 None => Ok(()),
             }
         };
@@ -96,10 +96,9 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let mut tried: Vec<WorkloadUid> = Vec::new();
         let mut last: Option<Stumble> = None;
         loop {
-            self.learn(destination, turns.end()).await?;
+            self.learn(destination.0.ip(), turns.end()).await?;
             let snapshot = self.snapshot();
-            let uid = &self.local.uid;
-            let source = self.own(&snapshot)?.ok_or_else(|| Refusal::UnknownSource(uid.clone()))?;
+            let source = self.source(&snapshot)?;
             ledger.set_source(source);
             refuse_loop(source, client, destination)?;
             let outset = Outset { snapshot: &snapshot, source, client };
@@ -189,7 +188,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         for (index, &ip) in addresses.iter().enumerate() {
             let others = index + 1 < addresses.len();
             let Some(until) = turns.next(Instant::now(), others) else { break };
-            let attempt = self.connect_along(outset, named.at(outset.snapshot, outset.source, ip), ledger);
+            let attempt = self.connect_at(outset.client, named, ip, until, ledger);
             match timeout_at(until, attempt).await {
                 Ok(Err(stumble)) if stumble.failure.is_of_endpoint() => last = stumble,
                 Ok(result) => return result,
@@ -197,6 +196,26 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             }
         }
         Err(last)
+    }
+
+    /// The state is that of after the look-up, and of after the control plane was asked who has the address.
+    async fn connect_at(
+        &self,
+        client: ClientAddr,
+        named: &NamedRoute,
+        ip: IpAddr,
+        until: Instant,
+        ledger: &mut Ledger,
+    ) -> Result<Upstream, Stumble> {
+        self.learn(ip, until).await?;
+        let snapshot = self.snapshot();
+        let outset = Outset { snapshot: &snapshot, source: self.source(&snapshot)?, client };
+        self.connect_along(&outset, named.at(&snapshot, outset.source, ip), ledger).await
+    }
+
+    fn source<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a Arc<Workload>, Refusal> {
+        let uid = &self.local.uid;
+        self.own(snapshot)?.ok_or_else(|| Refusal::UnknownSource(uid.clone()))
     }
 
     async fn connect_along(

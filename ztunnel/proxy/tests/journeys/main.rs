@@ -8,6 +8,7 @@ mod copying;
 mod direct;
 mod endpoints;
 mod identity;
+mod learning;
 mod limits;
 mod mesh;
 mod observed;
