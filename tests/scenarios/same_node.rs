@@ -46,6 +46,31 @@ fn both_logged(mesh: &Mesh, target: SocketAddr) -> [Value; 2] {
     ["outbound", "inbound"].map(|direction| last_logged(mesh.daemon(1), direction, target))
 }
 
+/// Catches: an explanation that tells of TLS where there is none, or of a way past the network that is not taken.
+#[test]
+fn an_explanation_tells_which_way_neighbours_go() {
+    let explained = |mesh: &Mesh, destination: &str| {
+        let output = mesh.daemon(1).command(&["explain", "default/client", destination]).unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let mesh = plan("client server stranger").pod("stranger", |pod| pod.foreign = true).start().unwrap();
+    let said = explained(&mesh, "default/server:8080");
+    assert!(said.contains("directly: this daemon serves both"), "{said}");
+    assert!(said.contains("=>                  allowed, directly on this node, without TLS"), "{said}");
+    assert!(!said.contains("must prove"), "{said}");
+    let said = explained(&mesh, "default/stranger:8080");
+    assert!(
+        said.contains("through the tunnel: ") && said.contains("is not enrolled by this daemon"),
+        "{said}"
+    );
+    drop(mesh);
+
+    let mesh = MeshPlan::new(&["client server"]).start().unwrap();
+    let said = explained(&mesh, "default/server:8080");
+    assert!(said.contains("through the tunnel: this daemon has `sameNode: tunnel`"), "{said}");
+    assert!(said.contains("=>                  allowed, over mutual TLS"), "{said}");
+}
+
 /// Catches: a packet on an interface, a strict server that takes it for plaintext, an address or identity that is lost,
 /// a metric that calls it encrypted.
 #[test]
@@ -207,7 +232,8 @@ fn large_transfers_arrive_intact_both_ways() {
     }
 }
 
-/// Catches: a pipe that a connection keeps while nothing flows, and stalled readers that keep pipes from everybody else.
+/// Catches: a pipe that a connection keeps while nothing flows, stalled readers that keep pipes from everybody else, and
+/// memory that they take instead without its being counted.
 #[test]
 fn neither_idle_nor_stalled_connections_hold_pipes() {
     const CONNECTIONS: usize = 60;
@@ -216,7 +242,7 @@ fn neither_idle_nor_stalled_connections_hold_pipes() {
     let mesh = plan("client server").start().unwrap();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
     let _echo = Server::start(server, 8080, Behaviour::Echo).unwrap();
-    let _hold = Server::start(server, 8081, Behaviour::Hold).unwrap();
+    let hold = Server::start(server, 8081, Behaviour::Hold).unwrap();
     let pipes = || pipes_of(mesh.daemon(1).id());
     let before = pipes();
     let target = mesh.address("server", 0, 8080);
@@ -224,10 +250,14 @@ fn neither_idle_nor_stalled_connections_hold_pipes() {
     assert!(pipes() > before, "nothing was spliced, so this shows nothing");
     assert!(pipes() <= before + KEPT, "{} by {CONNECTIONS} idle connections", pipes() - before);
 
+    let held = || mesh.daemon(1).metric("ztunnel_limit_used", &[("limit", "window_bytes")]).unwrap();
+    assert_eq!(held(), 0.0, "what is held in memory already");
     let target = mesh.address("server", 0, 8081);
     let stalled: Vec<TcpStream> = client.run(move || (0..CONNECTIONS).map(|_| fill(target)).collect());
     eventually("what stalls is put aside", || (pipes() <= before + KEPT).then_some(()));
-    drop((idle, stalled));
+    eventually("what is in memory instead is counted", || (held() > 0.0).then_some(()));
+    drop((idle, stalled, hold));
+    eventually("it is given back", || (held() == 0.0).then_some(()));
 }
 
 /// It has sent so much that it was spliced, and has the echo of all.

@@ -26,6 +26,7 @@ fn one(explanation: &Value) -> String {
         steps.iter().map(|step| format!("{:<20}{}\n", word(&step["topic"]), word(&step["says"]))).collect();
     let verdict = match (&explanation["refused"], &explanation["mutualTls"]) {
         (Value::String(reason), _) => format!("refused: {reason}"),
+        _ if explanation["direct"] == true => "allowed, directly on this node, without TLS".to_owned(),
         (_, Value::Bool(true)) => "allowed, over mutual TLS".to_owned(),
         (_, Value::Bool(false)) => "allowed, in plaintext".to_owned(),
         _ => "allowed".to_owned(),
@@ -46,7 +47,9 @@ mod tests {
         let told = json!([{ "steps": [step], "refused": null, "mutualTls": true }]);
         assert_eq!(text(&told), "source              a\n=>                  allowed, over mutual TLS\n");
         assert!(is_allowed(&told));
-        let told = json!([{ "steps": [], "refused": "not_allowed" }]);
+        let told = json!([{ "steps": [], "refused": null, "mutualTls": false, "direct": true }]);
+        assert_eq!(text(&told), "=>                  allowed, directly on this node, without TLS\n");
+        let told = json!([{ "steps": [], "refused": "not_allowed", "direct": true }]);
         assert_eq!(text(&told), "=>                  refused: not_allowed\n");
         assert!(!is_allowed(&told) && !is_allowed(&json!([])) && !is_allowed(&json!({})));
     }

@@ -9,6 +9,7 @@ mod strictness;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -194,6 +195,13 @@ impl Node {
     pub(crate) fn enrolment(&self, uid: &WorkloadUid) -> (Option<LocalPod>, Option<String>) {
         let problem = self.problems.lock().get(uid).cloned();
         (self.enrolled.lock().get(uid).map(|enrolled| enrolled.desired.clone()), problem)
+    }
+
+    /// Where each enrolled pod is served, for its neighbours too: not while it is being let go.
+    pub(crate) fn served_addresses(&self) -> BTreeMap<WorkloadUid, Vec<IpAddr>> {
+        let enrolled = self.enrolled.lock();
+        let captured = enrolled.iter().filter(|(_, enrolled)| enrolled.pod.is_captured());
+        captured.map(|(uid, enrolled)| (uid.clone(), enrolled.pod.spec().addresses().collect())).collect()
     }
 
     /// What the node asks for single pods.

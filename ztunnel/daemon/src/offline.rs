@@ -180,6 +180,7 @@ impl Explain {
             None => Vec::new(),
         };
         let pods: BTreeMap<_, _> = pods.into_iter().filter_map(|pod| Some((pod.uid, pod.mtls?))).collect();
-        Ok(explain_named(Mesh { snapshot: &snapshot, pods: &pods }, &self.source, &self.destination)?)
+        let mesh = Mesh { snapshot: &snapshot, pods: &pods, neighbourhood: None };
+        Ok(explain_named(mesh, &self.source, &self.destination)?)
     }
 }

@@ -18,10 +18,13 @@ use crate::{
 
 mod inbound;
 mod names;
+mod neighbourhood;
 #[cfg(test)]
 mod tests;
 
 pub use names::{Destination, NotFound, find_destination, find_source};
+pub use neighbourhood::Neighbourhood;
+use neighbourhood::Way as NodeWay;
 
 /// Who connects.
 #[derive(Clone, Debug)]
@@ -36,6 +39,8 @@ pub enum Source {
 pub struct Mesh<'a> {
     pub snapshot: &'a Snapshot,
     pub pods: &'a BTreeMap<WorkloadUid, MtlsMode>,
+    /// If a daemon is asked: it knows who goes past the network.
+    pub neighbourhood: Option<&'a Neighbourhood>,
 }
 
 /// One connection that may be made: to one of the endpoints, where there are several.
@@ -45,6 +50,9 @@ pub struct Explanation {
     pub steps: Vec<Step>,
     /// Whether the two ends prove who they are; `None` where that is not known here, or nothing leaves the pod.
     pub mutual_tls: Option<bool>,
+    /// Past the network, from one pod of a node to another: proven by enrolment, without TLS.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<WorkloadUid>,
     /// Where this way leads.
@@ -137,10 +145,14 @@ fn tunnelled(
     client: &Arc<Workload>,
     route: &TunnelRoute,
 ) -> Explanation {
-    let expected: Vec<_> = route.expected.iter().map(ToString::to_string).collect();
-    let way = format!("mutual TLS to {}, which must prove {}", route.gateway, expected.join(" or "));
-    told.say("path", way);
-    told.mutual_tls = Some(true);
+    let neighbours = neighbourhood::way(mesh.neighbourhood, client, route);
+    told.direct = matches!(neighbours, Some(NodeWay::Direct(_)));
+    told.mutual_tls = Some(!told.direct);
+    if !told.direct {
+        let expected: Vec<_> = route.expected.iter().map(ToString::to_string).collect();
+        let way = format!("mutual TLS to {}, which must prove {}", route.gateway, expected.join(" or "));
+        told.say("path", way);
+    }
     if route.gateway.ip() != route.authority.ip() {
         let asked = route.authority;
         told.say(
@@ -149,9 +161,10 @@ fn tunnelled(
         );
         return told;
     }
-    if route.ends_at_destination() && !client.node.is_empty() && client.node == route.destination.node {
-        let says = "where that node's configuration says `sameNode: direct`: without TLS, past the network";
-        told.say("same node", format!("{}; {says}. What follows is decided alike", client.node));
+    match neighbours {
+        Some(NodeWay::Direct(says)) => told.say("path", says),
+        Some(NodeWay::Tunnel(says) | NodeWay::Unknown(says)) => told.say("same node", says),
+        None => {}
     }
     let peer = Some(&client.identity);
     inbound::explain(

@@ -84,6 +84,9 @@ pub(crate) struct Log {
     /// Back to what is configured.
     #[arg(long, conflicts_with = "level")]
     reset: bool,
+    /// What is then logged, and what is configured, as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Common {
@@ -155,9 +158,18 @@ impl Log {
     pub(crate) fn run(&self) -> ExitCode {
         let question = match &self.level {
             None if self.reset => Question::to_change("/logging").flag("reset", true),
-            None => Question::of("/logging").for_people(true),
+            None => Question::of("/logging").for_people(!self.json),
             Some(level) => Question::to_change("/logging").with("level", Some(level)),
         };
-        finish(self.endpoint.ask(&question, &mut io::stdout().lock()))
+        finish(self.ask(&question))
+    }
+
+    fn ask(&self, question: &Question) -> anyhow::Result<()> {
+        if self.json && question.writes() {
+            // A change is answered in Istio's words.
+            self.endpoint.text(question)?;
+            return self.endpoint.ask(&Question::of("/logging"), &mut io::stdout().lock());
+        }
+        self.endpoint.ask(question, &mut io::stdout().lock())
     }
 }

@@ -37,6 +37,9 @@ pub(crate) struct Top {
     /// Once, after one interval: for programs and for notes.
     #[arg(long)]
     once: bool,
+    /// As JSON, with everything that is known and `bytesPerSecond`; once.
+    #[arg(long, requires = "once")]
+    json: bool,
 }
 
 /// What was known of each connection when last looked.
@@ -59,14 +62,29 @@ impl Top {
         let interval = self.interval.0.max(Duration::from_millis(200));
         let mut before = Before::default();
         if self.once {
-            self.page(&mut before)?;
+            self.fastest(&mut before)?;
             std::thread::sleep(interval);
-            return Ok(io::stdout().lock().write_all(self.page(&mut before)?.as_bytes())?);
+            let page = if self.json { self.for_programs(&mut before)? } else { self.page(&mut before)? };
+            return Ok(io::stdout().lock().write_all(page.as_bytes())?);
         }
         screen::follow(interval, || self.page(&mut before))
     }
 
     fn page(&self, before: &mut Before) -> anyhow::Result<String> {
+        let mut lines = self.fastest(before)?;
+        let (count, together) = (lines.len(), lines.iter().filter_map(|line| line.rate).sum());
+        lines.truncate(self.rows);
+        let shown = lines.len();
+        Ok(format!("{count} connections, {}/s; {shown} shown\n\n{}", bytes(together), table(lines)))
+    }
+
+    fn for_programs(&self, before: &mut Before) -> anyhow::Result<String> {
+        let lines = self.fastest(before)?.into_iter().take(self.rows);
+        let connections: Vec<_> = lines.map(Line::into_json).collect();
+        Ok(format!("{:#}\n", Value::Array(connections)))
+    }
+
+    fn fastest(&self, before: &mut Before) -> anyhow::Result<Vec<Line>> {
         let question = Question::of("/connections")
             .with("sort", Some("bytes"))
             .with("limit", Some(LOOKED_AT))
@@ -75,10 +93,16 @@ impl Top {
         let connections = self.endpoint.json(&question)?;
         let mut lines = before.lines(connections.as_array().cloned().unwrap_or_default(), Instant::now());
         lines.sort_by_key(|line| std::cmp::Reverse((line.rate, line.total)));
-        let (count, together) = (lines.len(), lines.iter().filter_map(|line| line.rate).sum());
-        lines.truncate(self.rows);
-        let shown = lines.len();
-        Ok(format!("{count} connections, {}/s; {shown} shown\n\n{}", bytes(together), table(lines)))
+        Ok(lines)
+    }
+}
+
+impl Line {
+    fn into_json(mut self) -> Value {
+        if let Value::Object(fields) = &mut self.connection {
+            fields.insert("bytesPerSecond".to_owned(), self.rate.into());
+        }
+        self.connection
     }
 }
 
@@ -148,6 +172,8 @@ mod tests {
         let later = start + Duration::from_millis(500);
         let second = before.lines(vec![connection(1, 1099), connection(2, 9)], later);
         assert_eq!(second.iter().map(|line| line.rate).collect::<Vec<_>>(), [Some(2000), Some(20)]);
+        let json: Vec<_> = second.into_iter().map(Line::into_json).collect();
+        assert_eq!((&json[0]["bytesPerSecond"], &json[0]["id"]), (&json!(2000), &json!(1)));
         assert_eq!(before.0.len(), 2, "only those that are open are remembered");
     }
 }

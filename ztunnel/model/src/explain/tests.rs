@@ -31,7 +31,7 @@ fn ask(snapshot: &Snapshot, source: &str, destination: &str) -> Vec<Explanation>
     let pods = BTreeMap::new();
     let source = find_source(snapshot, source).unwrap();
     let destination = find_destination(snapshot, &source, destination).unwrap();
-    let mesh = Mesh { snapshot, pods: &pods };
+    let mesh = Mesh { snapshot, pods: &pods, neighbourhood: None };
     destination.addresses.iter().flat_map(|&address| explain(mesh, &source, address)).collect()
 }
 
@@ -98,7 +98,7 @@ fn settings_show_with_the_level_that_decided() {
 fn what_a_pods_own_node_asks_counts() {
     let snapshot = mesh();
     let pods = [(WorkloadUid::new("K//Pod/a/web-1"), MtlsMode::Strict)].into();
-    let mesh = Mesh { snapshot: &snapshot, pods: &pods };
+    let mesh = Mesh { snapshot: &snapshot, pods: &pods, neighbourhood: None };
     let told = explain(mesh, &Source::Stranger("192.0.2.1".parse().unwrap()), "10.0.0.2:80".parse().unwrap());
     assert_eq!(told[0].refused, Some("plaintext_in_strict"));
 }
@@ -145,4 +145,47 @@ fn what_stays_on_one_node_may_go_past_the_network_and_is_decided_alike() {
         assert!(told.is_allowed(), "{told:?}");
         assert_eq!(says(&told, "same node", "sameNode: direct"), is_beside, "{told:?}");
     }
+}
+
+/// What would be told wrongly: TLS where there is none, or a way past the network that nobody goes.
+#[test]
+fn a_daemon_knows_whether_its_pods_go_past_the_network() {
+    let mut snapshot = mesh();
+    for (name, ip, node) in
+        [("client", "10.0.0.1", "n1"), ("web-1", "10.0.0.2", "n1"), ("web-2", "10.0.0.3", "n1")]
+    {
+        let mut workload = workload(name, ip);
+        workload.node = node.into();
+        snapshot.insert_workload(workload);
+    }
+    enforce(&mut snapshot, ONLY_CLIENT);
+    let pods = BTreeMap::new();
+    let enrolled =
+        |name: &str, ip: &str| (WorkloadUid::new(&format!("K//Pod/a/{name}")), vec![ip.parse().unwrap()]);
+    let explained = |node: &str, tunnel, enrolled: Vec<_>, to: &str| {
+        let here = Neighbourhood { node: node.to_owned(), tunnel, pods: enrolled.into_iter().collect() };
+        let mesh = Mesh { snapshot: &snapshot, pods: &pods, neighbourhood: Some(&here) };
+        let source = find_source(&snapshot, "a/client").unwrap();
+        explain(mesh, &source, to.parse().unwrap()).pop().unwrap()
+    };
+    let both = || vec![enrolled("client", "10.0.0.1"), enrolled("web-1", "10.0.0.2")];
+
+    let told = explained("n1", None, both(), "10.0.0.2:80");
+    assert!(told.direct && told.mutual_tls == Some(false) && says(&told, "path", "directly"), "{told:?}");
+    assert!(says(&told, "decision", "by policy a/p"), "identity does not count: {told:?}");
+
+    let told = explained("n1", Some("it is configured so"), both(), "10.0.0.2:80");
+    assert!(!told.direct && told.mutual_tls == Some(true), "{told:?}");
+    assert!(says(&told, "same node", "through the tunnel: it is configured so"), "{told:?}");
+
+    // Not enrolled here, at another address, without an address of the family, or somebody else's pods.
+    let told = explained("n1", None, both(), "10.0.0.3:80");
+    assert!(!told.direct && says(&told, "same node", "web-2 is not enrolled by this daemon"), "{told:?}");
+    let elsewhere = vec![enrolled("client", "10.0.0.1"), enrolled("web-1", "10.0.0.9")];
+    assert!(!explained("n1", None, elsewhere, "10.0.0.2:80").direct);
+    let other_family = vec![enrolled("client", "fd00::1"), enrolled("web-1", "10.0.0.2")];
+    let told = explained("n1", None, other_family, "10.0.0.2:80");
+    assert!(!told.direct && says(&told, "same node", "no address like"), "{told:?}");
+    let told = explained("n2", None, vec![], "10.0.0.2:80");
+    assert!(!told.direct && says(&told, "same node", "where that node's configuration says"), "{told:?}");
 }

@@ -8,7 +8,7 @@ use std::{
 use hyper::StatusCode;
 use model::{
     Snapshot, WorkloadUid,
-    explain::{Explanation, Mesh, Source, Step, explain_named, find_destination, find_source},
+    explain::{Explanation, Mesh, Neighbourhood, Source, Step, explain_named, find_destination, find_source},
 };
 use telemetry::RecentRefusal;
 
@@ -16,7 +16,7 @@ use super::{
     super::{Admin, Answer, request::Request},
     refusals::seconds_ago,
 };
-use crate::{explanation, table::span};
+use crate::{config::SameNode, explanation, table::span};
 
 pub(in crate::admin) fn page(admin: &Admin, request: &Request) -> Answer {
     let (Some(source), Some(destination)) = (request.parameter("source"), request.parameter("destination"))
@@ -25,7 +25,9 @@ pub(in crate::admin) fn page(admin: &Admin, request: &Request) -> Answer {
     };
     let snapshot = admin.snapshot.load();
     let pods = admin.node.mtls_of_pods();
-    let mut told = match explain_named(Mesh { snapshot: &snapshot, pods: &pods }, source, destination) {
+    let neighbourhood = neighbourhood(admin);
+    let mesh = Mesh { snapshot: &snapshot, pods: &pods, neighbourhood: Some(&neighbourhood) };
+    let mut told = match explain_named(mesh, source, destination) {
         Ok(told) => told,
         Err(error) => return Answer::text(StatusCode::NOT_FOUND, format!("{error}\n")),
     };
@@ -38,6 +40,15 @@ pub(in crate::admin) fn page(admin: &Admin, request: &Request) -> Answer {
         (true, Ok(told)) => Answer::text(StatusCode::OK, explanation::text(&told)),
         _ => Answer::json(&told),
     }
+}
+
+fn neighbourhood(admin: &Admin) -> Neighbourhood {
+    let tunnel = match admin.config.same_node {
+        SameNode::Tunnel => Some("this daemon has `sameNode: tunnel`"),
+        SameNode::Direct if admin.node.drain.is_cancelled() => Some("this daemon drains"),
+        SameNode::Direct => None,
+    };
+    Neighbourhood { node: admin.config.node_name.clone(), tunnel, pods: admin.node.served_addresses() }
 }
 
 /// What this daemon has seen itself.
