@@ -4,6 +4,7 @@
 //! and a built daemon: run it by `cargo xtask test`. What is missing fails loudly.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod application_tunnel;
 mod captured;
 mod certificates;
 mod control_plane;

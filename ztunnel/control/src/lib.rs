@@ -17,6 +17,8 @@
 mod certificates;
 mod channel;
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod instant;
 mod names;
 mod offline;

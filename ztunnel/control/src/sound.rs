@@ -1,10 +1,14 @@
 //! What no source of state may say, be it a file or the control plane.
 
-use model::{Workload, policy::Policy, service::Service, workload::PortMap};
+use model::{Workload, address::RESERVED_PORTS, policy::Policy, service::Service, workload::PortMap};
 
 pub(crate) fn workload(workload: &Workload) -> Result<(), String> {
     if workload.uid.as_str().is_empty() {
         return Err("the uid must not be empty".to_owned());
+    }
+    let tunnel = workload.application_tunnel.and_then(|tunnel| tunnel.port);
+    if let Some(port) = tunnel.filter(|port| RESERVED_PORTS.contains(&port.get())) {
+        return Err(format!("applicationTunnel: port {port} is the mesh's own"));
     }
     workload.services.values().try_for_each(ports)
 }

@@ -30,7 +30,9 @@ mod sweep;
 mod tests;
 
 use backoff::Backoff;
+pub(crate) use convert::{Converter, Object};
 use holding::Holding;
+pub(crate) use kind::Kind;
 pub use node::ProxyNode;
 pub use on_demand::{OnDemand, OnDemandSettings};
 use protocol::Protocol;
@@ -66,7 +68,7 @@ impl ControlPlane {
         let on_demand = on_demand.map(|settings| OnDemand::new(settings, Arc::clone(&snapshot)));
         let holding = Holding::new(trust_domain);
         let protocol = Protocol::new(node.told(), on_demand.is_some(), holding);
-        let waits_for = protocol.unanswered().map(kind::Kind::name).collect();
+        let waits_for = protocol.unanswered().map(Kind::name).collect();
         let (sender, status) =
             watch::channel(ControlPlaneStatus::new(channel.address.to_string(), waits_for));
         let session = Session {

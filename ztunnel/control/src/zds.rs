@@ -6,6 +6,7 @@
 //! answered with what is wrong with it; packets keep the two sides in step, so nothing else is lost.
 
 mod packet;
+pub(crate) mod request;
 mod session;
 
 use std::{

@@ -11,13 +11,12 @@ mod unix;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bytes::Bytes;
 use control::{Certificates, RevocationFiles};
 use hyper::{Method, StatusCode};
 use model::SharedSnapshot;
 use telemetry::{
     Ledgers,
-    metrics::{Exporter, limit_used},
+    metrics::{Exporter, limit_hits, limit_used},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -126,8 +125,7 @@ impl Admin {
         match (&request.method, request.path.as_str()) {
             (&Method::GET, "/metrics" | "/stats/prometheus") => {
                 // One copy for all who read it.
-                let page: Arc<[u8]> = metrics::page(self).into();
-                Answer::new(StatusCode::OK, "text/plain; version=0.0.4", Bytes::from_owner(page))
+                Answer::new(StatusCode::OK, "text/plain; version=0.0.4", metrics::page(self))
             }
             _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /metrics\n"),
         }
@@ -140,6 +138,9 @@ impl Admin {
         for dns::Usage { limit, used, allowed } in self.node.parts.dns.iter().flat_map(|dns| dns.usage()) {
             limit_used(limit, used, allowed);
         }
+        let load = self.tunnel.load();
+        limit_hits("streams_per_outbound_tunnel", load.full_outbound);
+        limit_hits("streams_per_inbound_tunnel", load.full_inbound);
         let (open, allowed) = redirect::descriptors();
         limit_used("descriptors", open, allowed);
     }

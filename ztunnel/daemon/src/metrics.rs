@@ -12,6 +12,7 @@ use std::{
 
 use ::metrics::describe_gauge;
 use anyhow::Context;
+use bytes::Bytes;
 use telemetry::{
     Ledgers,
     metrics::{Exporter, Page},
@@ -50,8 +51,21 @@ pub(crate) fn describe() {
     );
 }
 
+/// What all who read a page share.
+struct Text(Arc<String>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// The page of now.
-pub(crate) fn page(admin: &Admin) -> Arc<str> {
+pub(crate) fn page(admin: &Admin) -> Bytes {
+    Bytes::from_owner(Text(written(admin)))
+}
+
+fn written(admin: &Admin) -> Arc<String> {
     admin.exporter.scrape(|page| {
         admin.ledgers.flush();
         verdicts::record(admin.node.parts.redirector.verdicts());
@@ -73,7 +87,7 @@ pub(crate) fn page(admin: &Admin) -> Arc<str> {
 }
 
 fn write_load(page: &mut Page<'_>, load: TunnelLoad) {
-    let TunnelLoad { connections, streams, buffered } = load;
+    let TunnelLoad { connections, streams, buffered, .. } = load;
     let gauges = [(POOL_CONNECTIONS, connections), (TUNNEL_STREAMS, streams), (BUFFERED, buffered)];
     for (name, count) in gauges {
         page.gauge(name, as_float(count));

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+#[doc(hidden)]
+pub mod fuzzing;
 mod names;
 mod pace;
 mod query;

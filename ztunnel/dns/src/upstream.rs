@@ -86,14 +86,14 @@ impl Request {
     }
 
     /// As the pod gets it.
-    fn relayed(&self, answer: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn relayed(&self, answer: Vec<u8>) -> Vec<u8> {
         let id = [self.bytes[0], self.bytes[1]];
         reply::relayed(answer, id, self.question_end, self.room)
     }
 
     /// Whether `answer` is one to `sent`: of its id, and to its question, however its letters are written. An answer
     /// without a question can only say that the request was not understood.
-    fn is_answered_by(&self, sent: &[u8], answer: &[u8]) -> bool {
+    pub(crate) fn is_answered_by(&self, sent: &[u8], answer: &[u8]) -> bool {
         let Some(header) = answer.first_chunk::<HEADER>() else { return false };
         let same_operation = header[2] & 0xf8 == sent[2] & 0x78 | 0x80;
         if header[..2] != sent[..2] || !same_operation {

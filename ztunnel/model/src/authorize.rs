@@ -2,7 +2,8 @@
 //! opening a connection consumes: an unauthorized dial does not compile.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU16,
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use crate::{
     mtls::mtls_under,
     policy::{Attributes, PolicyKey},
     settings::{Egress, Regime},
-    workload::Protocol,
+    workload::{ApplicationProtocol, Protocol},
 };
 
 mod judge;
@@ -144,15 +145,36 @@ pub fn authorize_inbound(
     let target = SocketAddr::new(facts.target.ip().to_canonical(), facts.target.port());
     let decide = |regime| decide(regime, snapshot, destination, client, target, facts);
     let decision = decide(Regime::Enforced).map(|by| {
-        let source = (client != target.ip()).then_some(client);
-        let destination = Arc::clone(destination);
-        Allowed { permit: Permit(ApplicationRoute { destination, target, source }), by }
+        let route = application_route(destination, client, target, facts.peer.is_some());
+        Allowed { permit: Permit(route), by }
     });
     let audit = judge::is_audited(snapshot, destination).then(|| match decide(Regime::Audited) {
         Ok(by) => Audit::Allowed { by },
         Err(refusal) => Audit::Refused(refusal),
     });
     Verdict { decision, audit }
+}
+
+/// What comes in plaintext has been asked of a port itself, past any tunnel.
+fn application_route(
+    destination: &Arc<Workload>,
+    client: IpAddr,
+    target: SocketAddr,
+    is_tunnelled: bool,
+) -> ApplicationRoute {
+    let tunnel = destination.application_tunnel.filter(|_| is_tunnelled);
+    let port = tunnel.and_then(|tunnel| tunnel.port).map_or(target.port(), NonZeroU16::get);
+    let destination = Arc::clone(destination);
+    if tunnel.is_some_and(|tunnel| tunnel.protocol == ApplicationProtocol::Proxy) {
+        let loopback: IpAddr = match target.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let target = SocketAddr::new(loopback, port);
+        return ApplicationRoute { destination, target, source: None, is_told: true };
+    }
+    let source = (client != target.ip()).then_some(client);
+    ApplicationRoute { destination, target: SocketAddr::new(target.ip(), port), source, is_told: false }
 }
 
 /// The policy that allows it, if one is needed.

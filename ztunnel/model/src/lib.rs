@@ -16,6 +16,7 @@ pub mod mtls;
 pub mod names;
 pub mod outlier;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod refusal;
 pub mod resolve;
 pub mod revocation;

@@ -27,7 +27,7 @@ mod waypoint;
 use endpoint::choose_endpoint;
 pub use endpoint::target_port;
 pub(crate) use endpoint::target_ports;
-pub use inbound::resolve_authority;
+pub use inbound::{Asked, resolve_authority};
 pub use named::NamedRoute;
 use waypoint::{Gateway, passed_waypoint};
 
@@ -77,8 +77,10 @@ pub struct PassthroughRoute {
 pub struct ApplicationRoute {
     pub destination: Arc<Workload>,
     pub target: SocketAddr,
-    /// The client's address, which the application must see; `None` where it is the pod's own.
+    /// The client's address, which the application must see; `None` where it is the pod's own, or where `is_told`.
     pub source: Option<IpAddr>,
+    /// The application is told of the connection by a header of the PROXY protocol.
+    pub is_told: bool,
 }
 
 impl TunnelRoute {

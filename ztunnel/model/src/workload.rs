@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     sync::Arc,
 };
 
@@ -84,6 +85,27 @@ pub struct Locality {
     pub subzone: Arc<str>,
 }
 
+/// The application ends tunnels itself: whatever is asked of the workload comes to it at one place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApplicationTunnel {
+    #[serde(default)]
+    pub protocol: ApplicationProtocol,
+    /// If there is none, the port that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<NonZeroU16>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ApplicationProtocol {
+    /// It is told nothing.
+    #[default]
+    None,
+    /// The PROXY protocol, version 2, on the pod's loopback: nobody but the proxy can speak for others there.
+    Proxy,
+}
+
 /// Service port to target port.
 pub type PortMap = SmallMap<u16, u16>;
 
@@ -119,6 +141,7 @@ pub struct Workload {
     pub native_tunnel: bool,
     /// Its traffic must pass this proxy first.
     pub waypoint: Option<Waypoint>,
+    pub application_tunnel: Option<ApplicationTunnel>,
 }
 
 /// A waypoint proxy, named by address or by host name, and its HBONE port.
@@ -178,6 +201,7 @@ impl Workload {
             authorization_policies: Vec::new(),
             native_tunnel: false,
             waypoint: None,
+            application_tunnel: None,
         }
     }
 

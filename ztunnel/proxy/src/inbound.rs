@@ -5,13 +5,14 @@ use std::{net::SocketAddr, sync::Arc};
 
 use model::{
     ClientAddr, NetworkAddress, OriginalDst, Refusal, Role, Snapshot, SpiffeId, SvidSource, Workload,
-    resolve::resolve_authority,
+    resolve::{Asked, resolve_authority},
 };
 use telemetry::{
     End, Ledger, Outcome, Path, Proof,
     metrics::{handshake_failed, limit_hit, requests_rejected, session_broken},
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -187,11 +188,11 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             ledger.set_source(source);
         }
         ledger.set_identities(guest.peer.clone(), guest.own.clone(), proof);
-        let target = resolve_authority(&snapshot, workload, arrived_at.ip(), authority)?;
+        let Asked { target, named } = resolve_authority(&snapshot, workload, arrived_at.ip(), authority)?;
         ledger.set_path(guest.path(target));
         let (workload, judgement) = (Arc::clone(workload), ledger.judgement());
         let peer = Some(guest.peer);
-        let claim = Claim { workload: Arc::clone(&workload), client, peer, target, judgement };
+        let claim = Claim { workload: Arc::clone(&workload), client, peer, target, named, judgement };
         Ok((workload, self.standing.enter(claim)))
     }
 
@@ -246,7 +247,13 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let route = place.judge(&self.snapshot())?.into_route();
         let target = route.target;
         let began = Instant::now();
-        let connecting = self.sockets.connect_application(route.source, target);
+        let connecting = async {
+            let mut stream = self.sockets.connect_application(route.source, target).await?;
+            if route.is_told {
+                stream.write_all(&place.header().write()).await?;
+            }
+            Ok(stream)
+        };
         let connected = timeout(self.proxy.settings.connect_deadline, connecting).await;
         let stream = connected
             .map_err(|_| Failure::Deadline)?

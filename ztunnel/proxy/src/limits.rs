@@ -5,6 +5,7 @@ use std::time::Duration;
 pub(crate) const HANDSHAKES: &str = "handshakes";
 pub(crate) const SOCKETS: &str = "sockets";
 pub(crate) const PENDING: &str = "pending_per_pod";
+pub(crate) const PENDING_PER_SOURCE: &str = "pending_per_source";
 pub(crate) const ACCEPTS: &str = "accepts_per_second";
 pub(crate) const OUTBOUND_CONNECTIONS: &str = "outbound_connections_per_pod";
 pub(crate) const INBOUND_CONNECTIONS: &str = "inbound_connections_per_source";
@@ -19,7 +20,8 @@ pub struct ProxyLimits {
     pub sockets: usize,
     /// and how many in a hundred of them those of one pod may.
     pub pod_sockets_percent: usize,
-    /// Outbound connections of a pod, and inbound ones without a tunnel, that are being made; more wait in the kernel.
+    /// Outbound connections of a pod, and inbound ones without a tunnel, that are being made; more wait in the kernel. Of the latter, one
+    /// source has half at most, and more of it are reset.
     pub pending_per_pod: usize,
     /// Connections that one listener of a pod accepts in a second; more wait in the kernel.
     pub accepts_per_second: u32,

@@ -10,6 +10,7 @@ use nix::{
 };
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tunnel::{Budget, Reservation};
 
 /// The most that one pipe holds, in bytes.
 pub(crate) const CAPACITY: usize = 256 << 10;
@@ -22,6 +23,8 @@ const READ_PAST: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Pipes {
     most: usize,
+    /// What is taken out of pipes into memory is taken from here.
+    budget: Budget,
     stock: Mutex<Stock>,
 }
 
@@ -47,8 +50,8 @@ pub(crate) struct Lent {
 
 impl Pipes {
     /// At most so many hold data at once.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, stock: Mutex::default() })
+    pub(crate) fn new(most: usize, budget: Budget) -> Arc<Self> {
+        Arc::new(Self { most, budget, stock: Mutex::default() })
     }
 
     /// An empty one; `None` if all are lent, or the daemon is out of descriptors.
@@ -104,6 +107,11 @@ impl Lent {
         }
     }
 
+    /// Leave to take what it holds into memory, to be kept for as long as that is there.
+    pub(crate) fn room_to_spill(&self) -> Option<Reservation> {
+        self.pipes.budget.reserve(self.held)
+    }
+
     /// What it holds, taken into memory.
     pub(crate) fn spill(mut self) -> io::Result<Bytes> {
         let mut bytes = vec![0; self.held];
@@ -146,6 +154,10 @@ mod tests {
 
     use super::*;
 
+    fn budget() -> Budget {
+        Budget::new(CAPACITY, CAPACITY)
+    }
+
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -155,7 +167,7 @@ mod tests {
     /// Without a bound, stalled readers would take the descriptors of everybody else.
     #[test]
     fn no_more_are_lent_than_may_be_and_few_are_kept() {
-        let pipes = Pipes::new(2 * IDLE);
+        let pipes = Pipes::new(2 * IDLE, budget());
         let lent: Vec<_> = std::iter::from_fn(|| pipes.lend()).collect();
         assert_eq!(lent.len(), 2 * IDLE);
         drop(lent);
@@ -166,7 +178,7 @@ mod tests {
     /// Else one connection's bytes would come out of another.
     #[tokio::test]
     async fn a_pipe_that_holds_data_is_never_lent_again() {
-        let pipes = Pipes::new(1);
+        let pipes = Pipes::new(1, budget());
         let (mut sender, receiver) = pair().await;
         sender.write_all(b"secret").await.unwrap();
         receiver.readable().await.unwrap();
@@ -179,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_went_in_comes_out_and_what_is_left_is_spilled() {
-        let pipes = Pipes::new(1);
+        let pipes = Pipes::new(1, budget());
         let ((mut sender, receiver), (relay, mut reader)) = (pair().await, pair().await);
         sender.write_all(b"by splice").await.unwrap();
         receiver.readable().await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Whatever is refused is reset, like a port that is closed.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use model::{
     ClientAddr, MtlsMode, NetworkAddress, OriginalDst, Role, SvidSource, Workload, WorkloadUid, mtls::mtls,
@@ -15,6 +15,7 @@ use crate::{
     copy::between_sockets,
     failure::Failure,
     leg::Leg,
+    limits::PENDING_PER_SOURCE,
     own_legs::OwnLeg,
     room::Seat,
     serve::{Pod, Source},
@@ -37,11 +38,22 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let uid = self.local.uid.clone();
         let mut ledger = self.proxy.ledgers.open(Role::InboundPlaintext, uid, client, destination);
         ledger.set_path(Path::Plaintext);
-        let outcome = match Leg::new(stream, seat) {
-            Ok(leg) => self.carry_plaintext(leg, client, destination, place, &mut ledger).await,
-            Err(error) => Failure::from(error).into_outcome(),
+        let outcome = match (Leg::new(stream, seat), self.pending_of(client)) {
+            (Ok(leg), Ok(share)) => {
+                self.carry_plaintext(leg, client, destination, (place, share), &mut ledger).await
+            }
+            (Err(error), _) => Failure::from(error).into_outcome(),
+            (_, Err(failure)) => failure.into_outcome(),
         };
         ledger.close(&outcome);
+    }
+
+    /// Else one source, and an application that takes nothing, would leave the pod no place for anybody else.
+    fn pending_of(&self, ClientAddr(client): ClientAddr) -> Result<Share<IpAddr>, Failure> {
+        self.pending.take(client.ip().to_canonical()).ok_or_else(|| {
+            self.limited(PENDING_PER_SOURCE);
+            Failure::Limited(PENDING_PER_SOURCE)
+        })
     }
 
     /// Failing drops the client's leg, which resets it.
@@ -50,7 +62,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         client_leg: Leg,
         client: ClientAddr,
         destination: OriginalDst,
-        pending: Pending,
+        pending: (Pending, Share<IpAddr>),
         ledger: &mut Ledger,
     ) -> Outcome {
         let lane = self.lane(client.0.ip());
@@ -84,7 +96,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let workload = Arc::clone(self.workload(&self.snapshot())?);
         ledger.set_destination(&workload);
         let judgement = ledger.judgement();
-        let claim = Claim { workload: Arc::clone(&workload), client, peer: None, target, judgement };
+        let claim =
+            Claim { workload: Arc::clone(&workload), client, peer: None, target, named: target, judgement };
         let place = self.standing.enter(claim);
         let (application, _own) = self.connect_application(&place).await?;
         let _listed = self.note_plaintext(&workload, client, target.port());

@@ -97,7 +97,8 @@ impl<S: SvidSource> Proxy<S> {
         let handshakes = Gate::new(settings.limits.handshakes);
         let log = RateLimited::new(settings.limits.log_lines, settings.limits.log_interval);
         let seats = Arc::new(Semaphore::new(settings.limits.sockets));
-        let (pipes, neighbours) = (Pipes::new(settings.pipes), Neighbours::default());
+        let pipes = Pipes::new(settings.pipes, tunnel.budget());
+        let neighbours = Neighbours::default();
         Arc::new(Self {
             settings,
             snapshot,
@@ -137,6 +138,7 @@ impl<S: SvidSource> Proxy<S> {
             handshakes: Gate::new(limits.handshakes_per_pod),
             outgoing: Shares::new(limits.outbound_connections_per_pod),
             incoming: Shares::new(limits.inbound_connections_per_source),
+            pending: Shares::new((limits.pending_per_pod / 2).max(1)),
             tunnels: Shares::new(limits.inbound_tunnels_per_source),
             outliers: Mutex::new(Outliers::new(self.settings.outliers.clone())),
             proxy: self,
@@ -176,6 +178,8 @@ pub(crate) struct Pod<S: SvidSource, P> {
     pub(crate) handshakes: Arc<Gate<IpAddr>>,
     pub(crate) outgoing: Arc<Shares<()>>,
     pub(crate) incoming: Arc<Shares<Source>>,
+    /// Without a tunnel, and not made yet.
+    pub(crate) pending: Arc<Shares<IpAddr>>,
     pub(crate) tunnels: Arc<Shares<(SpiffeId, IpAddr)>>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) own_legs: Arc<OwnLegs>,

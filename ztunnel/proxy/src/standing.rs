@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use model::{
     ApplicationRoute, ClientAddr, Permit, Refusal, Snapshot, SpiffeId, Workload,
     authorize::{InboundFacts, MtlsMode, authorize_inbound},
+    proxy_protocol::Header,
 };
 use parking_lot::Mutex;
 use telemetry::Judgement;
@@ -39,6 +40,8 @@ pub(crate) struct Claim {
     pub(crate) client: ClientAddr,
     pub(crate) peer: Option<SpiffeId>,
     pub(crate) target: SocketAddr,
+    /// What the client named, for an application that is told.
+    pub(crate) named: SocketAddr,
     pub(crate) judgement: Judgement,
 }
 
@@ -119,6 +122,12 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn judge(&self, snapshot: &Snapshot) -> Result<Permit<ApplicationRoute>, Refusal> {
         self.claim.judge(snapshot, self.standing.mtls())
+    }
+
+    /// What an application that ends tunnels itself is told.
+    pub(crate) fn header(&self) -> Header {
+        let Claim { client: ClientAddr(client), named, .. } = *self.claim;
+        Header { client, destination: named, peer: self.claim.peer.clone() }
     }
 
     /// Why the connection may no longer stand; pending while it may.

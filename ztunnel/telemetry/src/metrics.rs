@@ -163,6 +163,11 @@ pub fn limit_hit(limit: &'static str) {
     counter!(names::LIMIT_HITS, "limit" => limit).increment(1);
 }
 
+/// The same, of what is counted elsewhere: so often, ever.
+pub fn limit_hits(limit: &'static str, ever: u64) {
+    counter!(names::LIMIT_HITS, "limit" => limit).absolute(ever);
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; nothing limited comes near 2^53")]
 pub fn limit_used(limit: &'static str, used: usize, allowed: usize) {
     gauge!(names::LIMIT_USED, "limit" => limit).set(used as f64);

@@ -30,3 +30,4 @@ pub use tls::TlsFacts;
 pub use tunnel::{ConnectFn, Connected, Dialed, Tunnel, TunnelLoad};
 pub use turnstile::{Lane, Turnstile};
 pub use usage::Usage;
+pub use window::{Budget, Reservation};

@@ -201,7 +201,11 @@ impl Pool {
     }
 
     fn place_on(&self, entry: &Arc<Entry>) -> Option<Lease> {
-        entry.gauge.slot(self.streams_per_connection).map(|slot| Lease { entry: Arc::clone(entry), slot })
+        let slot = entry.gauge.slot(self.streams_per_connection)?;
+        if slot.is_last_of(self.streams_per_connection) {
+            self.budgets.load.outbound_is_full();
+        }
+        Some(Lease { entry: Arc::clone(entry), slot })
     }
 
     fn connect(self: &Arc<Self>, state: &mut State, key: &Key, establish: Establish) -> Arc<Entry> {

@@ -272,6 +272,9 @@ impl Session {
             respond.send_reset(Reason::REFUSED_STREAM);
             return None;
         };
+        if slot.is_last_of(self.streams) {
+            self.budgets.load.inbound_is_full();
+        }
         // GOAWAY asks for this; a peer that does not heed it, or never answers the PING that completes it, is told.
         if Instant::now() >= self.peer.until {
             respond.send_reset(Reason::REFUSED_STREAM);

@@ -17,7 +17,7 @@ use crate::{
     error::{DialError, Phase, TerminateError, TlsFailure},
     pool::{Driver, Establish, Key, Live, Pool, start},
     tls::{Identities, Identity, Revocation, Standing, classify, instant, peer, require_http2},
-    window::{Budgets, Gauge},
+    window::{Budget, Budgets, Gauge},
 };
 
 /// Makes the TCP connection from inside the source pod.
@@ -54,6 +54,10 @@ pub struct TunnelLoad {
     pub streams: usize,
     /// Bytes received and not yet handed on, as each stream's reader last saw it.
     pub buffered: usize,
+    /// How often an outbound tunnel came to have all the streams that it may, ever,
+    pub full_outbound: u64,
+    /// and an inbound one.
+    pub full_inbound: u64,
 }
 
 struct Inner<S> {
@@ -94,7 +98,13 @@ impl<S: SvidSource> Tunnel<S> {
     /// What tunnels hold now.
     pub fn load(&self) -> TunnelLoad {
         let (streams, buffered) = self.0.budgets.load.now();
-        TunnelLoad { connections: self.0.pool.connections(), streams, buffered }
+        let (full_outbound, full_inbound) = self.0.budgets.load.full();
+        TunnelLoad { connections: self.0.pool.connections(), streams, buffered, full_outbound, full_inbound }
+    }
+
+    /// The bytes that may be held for peers and pods: what is held outside of tunnels is taken from here too.
+    pub fn budget(&self) -> Budget {
+        self.0.budgets.streams.clone()
     }
 
     /// From now on these certificates prove nothing, in either direction. Connections that stand on one of them end.

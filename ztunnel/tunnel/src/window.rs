@@ -33,7 +33,8 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use budget::{Budget, Budgets, Reservation};
+pub(crate) use budget::Budgets;
+pub use budget::{Budget, Reservation};
 pub(crate) use gauge::{Gauge, Meter, Slot};
 pub(crate) use load::{Load, Part};
 

@@ -7,16 +7,24 @@
 mod authority;
 mod certificate;
 mod connect_headers;
+mod dns;
 mod files;
 mod identity;
 mod policy;
+mod proxy_protocol;
+mod traceparent;
+mod wire;
 
 pub use authority::authority;
 pub use certificate::{certificate, revocation_list};
 pub use connect_headers::connect_headers;
+pub use dns::{dns_answer, dns_query};
 pub use files::{pods_file, state_file};
 pub use identity::spiffe_id;
 pub use policy::policy;
+pub use proxy_protocol::proxy_protocol;
+pub use traceparent::traceparent;
+pub use wire::{xds_address, xds_policy, zds_packet_of_agent as zds_packet};
 
 /// Takes whatever comes; panics if what must hold does not.
 pub type Target = fn(&[u8]);
@@ -26,11 +34,18 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("authority", authority),
     ("certificate", certificate),
     ("connect_headers", connect_headers),
+    ("dns_answer", dns_answer),
+    ("dns_query", dns_query),
     ("pods_file", pods_file),
     ("policy", policy),
+    ("proxy_protocol", proxy_protocol),
     ("revocation_list", revocation_list),
     ("spiffe_id", spiffe_id),
     ("state_file", state_file),
+    ("traceparent", traceparent),
+    ("xds_address", xds_address),
+    ("xds_policy", xds_policy),
+    ("zds_packet", zds_packet),
 ];
 
 /// Text from outside that is no text is refused before any parser of ours sees it.

@@ -76,11 +76,10 @@ impl Mesh {
         place: Place<'_>,
     ) -> Result<(), FileError> {
         let subject = format!("workload `{}`", text.uid);
-        for (field, given) in [
-            ("networkGateway", text.network_gateway.is_some()),
-            ("applicationTunnel", text.application_tunnel.is_some()),
-        ] {
-            self.warn_if(given, &subject, field);
+        if text.network_gateway.is_some() {
+            self.warnings.push(format!(
+                "{subject}: `networkGateway` has no effect yet: who is in another network is refused"
+            ));
         }
         let mut workload = workload(text, trust_domain, texts)
             .map_err(|error| place.error(format!("{subject}: {error}")))?;
@@ -147,12 +146,6 @@ impl Mesh {
         sound::policy(&policy).map_err(|error| place.error(format!("{subject}: {error}")))?;
         self.warn_of_unenforced(&policy, &subject);
         insert(&mut self.policies, policy.key(), policy, &subject, place)
-    }
-
-    fn warn_if(&mut self, given: bool, subject: &str, field: &str) {
-        if given {
-            self.warnings.push(format!("{subject}: `{field}` has no effect yet"));
-        }
     }
 
     fn warn_of_unenforced(&mut self, policy: &Policy, subject: &str) {
@@ -231,6 +224,7 @@ fn workload(text: WorkloadText, trust_domain: &TrustDomain, texts: &mut Texts) -
         authorization_policies: text.authorization_policies,
         native_tunnel: text.native_tunnel,
         waypoint: text.waypoint,
+        application_tunnel: text.application_tunnel,
     })
 }
 

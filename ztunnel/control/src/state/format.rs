@@ -7,7 +7,7 @@ use model::{
     policy::PolicyKey,
     service::{IpFamilies, LoadBalancer, ServiceKey, Vip, Visibility},
     small_map::SmallMap,
-    workload::{Health, Locality, NetworkMode, PortMap, Protocol, Waypoint, WorkloadType},
+    workload::{ApplicationTunnel, Health, Locality, NetworkMode, PortMap, Protocol, Waypoint, WorkloadType},
 };
 use serde::{Deserialize, de::IgnoredAny};
 use serde_saphyr::Spanned;
@@ -72,8 +72,7 @@ pub(super) struct WorkloadText {
     pub(super) waypoint: Option<Waypoint>,
     /// Known, and without effect until other networks can be reached.
     pub(super) network_gateway: Option<IgnoredAny>,
-    /// Known, and without effect yet.
-    pub(super) application_tunnel: Option<IgnoredAny>,
+    pub(super) application_tunnel: Option<ApplicationTunnel>,
 }
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use model::{
     authorize::{InboundFacts, authorize_inbound},
     policy::StringMatch,
     service::{HealthPolicy, IpFamilies, Mode, Scope},
-    workload::{Health, Protocol, WorkloadType},
+    workload::{ApplicationProtocol, Health, Protocol, WorkloadType},
 };
 use proptest::prelude::*;
 
@@ -50,12 +50,14 @@ fn every_field_and_spelling_is_understood() {
     let shared = SharedSnapshot::default();
     let text = include_str!("../../tests/fixtures/spellings.yaml");
     let account = load(Path::new("f"), text, &trust_domain(), &shared).unwrap();
-    assert_eq!(account.warnings.len(), 2, "{:?}", account.warnings);
+    assert_eq!(account.warnings.len(), 1, "{:?}", account.warnings);
     let mesh = shared.load();
     let all = mesh.workload(&WorkloadUid::new("cluster1//Pod/default/everything")).unwrap();
     assert_eq!(all.identity.trust_domain().as_str(), "other.example");
     assert_eq!((all.capacity, all.native_tunnel, all.status), (7, true, Health::Unhealthy));
     assert_eq!(all.waypoint.as_ref().unwrap().destination.to_string(), "net-1/10.0.0.9");
+    let tunnel = all.application_tunnel.unwrap();
+    assert_eq!((tunnel.protocol, tunnel.port.unwrap().get()), (ApplicationProtocol::Proxy, 15088));
     let bare = mesh.workload(&WorkloadUid::new("bare")).unwrap();
     assert_eq!(
         bare.identity.to_string(),

@@ -22,12 +22,12 @@ mod unknown;
 mod waypoint;
 mod workload;
 
-pub(super) struct Converter {
+pub(crate) struct Converter {
     pub(super) trust_domain: TrustDomain,
     pub(super) texts: Texts,
 }
 
-pub(super) enum Object {
+pub(crate) enum Object {
     Workload(Workload),
     Service(Service),
     /// With what is wrong with it, if anything is.
@@ -35,12 +35,12 @@ pub(super) enum Object {
 }
 
 impl Converter {
-    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+    pub(crate) fn new(trust_domain: TrustDomain) -> Self {
         Self { trust_domain, texts: Texts::default() }
     }
 
     /// Or why it cannot be used.
-    pub(super) fn convert(&mut self, kind: Kind, resource: &Resource) -> Result<Object, String> {
+    pub(crate) fn convert(&mut self, kind: Kind, resource: &Resource) -> Result<Object, String> {
         match (self.read(kind, resource), kind) {
             // Whatever is wrong with it: left out, it would let in whom it keeps out.
             (Err(flaw), Kind::Authorization) => {

@@ -3,7 +3,7 @@
 use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Workloads and services.
     Address,
     /// Policies.
@@ -13,7 +13,7 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const ALL: [Self; 2] = [Self::Address, Self::Authorization];
 
-    pub(super) fn of(type_url: &str) -> Option<Self> {
+    pub(crate) fn of(type_url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
     }
 

@@ -9,16 +9,14 @@ use std::{
 
 use proto::{
     prost::Message,
-    workload::zds::{
-        Ack, AddWorkload, Version, WorkloadRequest, WorkloadResponse, ZdsHello, workload_request,
-        workload_response,
-    },
+    workload::zds::{Version, ZdsHello},
 };
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    CniPod, CniPods, ZdsStatus,
+    CniPods, ZdsStatus,
     packet::{LONGEST_PACKET, Packet, PacketSocket},
+    request::{Request, answer_to},
 };
 
 /// The agent waits 5 s for an answer, and then gives the connection up.
@@ -75,38 +73,30 @@ impl Session {
                 "a packet of more than {LONGEST_PACKET} bytes, or with too many descriptors"
             ));
         }
-        let request =
-            WorkloadRequest::decode(bytes.as_slice()).map_err(|error| format!("no request: {error}"))?;
-        let payload = request.payload.ok_or("a request of no known kind")?;
+        let request = Request::read(&bytes)?;
         let ([] | [_]) = descriptors.as_slice() else {
             return Err(format!("{} descriptors, expected one at most", descriptors.len()));
         };
-        match (payload, descriptors.into_iter().next()) {
-            (workload_request::Payload::Add(add), Some(netns)) => {
-                let pod = pod(add)?;
+        match (request, descriptors.into_iter().next()) {
+            (Request::Add(pod), Some(netns)) => {
+                let pod = pod?;
                 self.name(&pod.uid);
                 pods.add(pod, netns).await
             }
-            (workload_request::Payload::Add(_), None) => {
-                Err("a pod without a descriptor of its network namespace".to_owned())
-            }
+            (Request::Add(_), None) => Err("a pod without a descriptor of its network namespace".to_owned()),
             (_, Some(_)) => Err("a descriptor that belongs to nothing".to_owned()),
-            (workload_request::Payload::Keep(keep), None) => {
-                self.name(&keep.uid);
-                if pods.keeps(&keep.uid) {
-                    Ok(())
-                } else {
-                    Err(format!("pod {} is not known here", keep.uid))
-                }
+            (Request::Keep(uid), None) => {
+                self.name(&uid);
+                if pods.keeps(&uid) { Ok(()) } else { Err(format!("pod {uid} is not known here")) }
             }
-            (workload_request::Payload::Del(del), None) => {
+            (Request::Remove(uid), None) => {
                 if let Some(named) = &mut self.named {
-                    named.remove(&del.uid);
+                    named.remove(&uid);
                 }
-                pods.remove(&del.uid).await;
+                pods.remove(&uid).await;
                 Ok(())
             }
-            (workload_request::Payload::SnapshotSent(_), None) => {
+            (Request::Complete, None) => {
                 if let Some(named) = self.named.take() {
                     pods.retain(&named).await;
                 }
@@ -123,19 +113,6 @@ impl Session {
     }
 
     async fn answer(&self, result: Result<(), String>) -> io::Result<()> {
-        let mut error = result.err().unwrap_or_default();
-        // The agent reads no more than this of a packet.
-        error.truncate(error.floor_char_boundary(LONGEST_PACKET - 16));
-        let payload = Some(workload_response::Payload::Ack(Ack { error }));
-        self.socket.send(&WorkloadResponse { payload }.encode_to_vec()).await
+        self.socket.send(&answer_to(result)).await
     }
-}
-
-fn pod(add: AddWorkload) -> Result<CniPod, String> {
-    let info = add.workload_info.ok_or_else(|| format!("pod {} without workload_info", add.uid))?;
-    if add.uid.is_empty() || info.name.is_empty() || info.namespace.is_empty() {
-        return Err("a pod without a uid, a name or a namespace".to_owned());
-    }
-    let (name, namespace, service_account) = (info.name, info.namespace, info.service_account);
-    Ok(CniPod { uid: add.uid, name, namespace, service_account })
 }

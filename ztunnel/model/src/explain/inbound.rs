@@ -65,6 +65,17 @@ pub(super) fn explain(
         Ok(allowed) => {
             let by = allowed.by.map_or("no policy forbids it".to_owned(), |by| format!("by policy {by}"));
             told.say("decision", format!("allowed, {by}"));
+            let route = allowed.permit.route();
+            if route.is_told {
+                let says =
+                    format!("at {}, which is told by the PROXY protocol who asks for {target}", route.target);
+                told.say("application", says);
+            } else if route.target != target {
+                told.say(
+                    "application",
+                    format!("at {}, where it takes all that is tunnelled to it", route.target),
+                );
+            }
             told
         }
     }

@@ -113,7 +113,7 @@ fn an_authority_names_an_address_of_the_pod_or_a_port_of_its_service() {
     let mesh = mesh([server.clone()], [web, other]);
     let ask = |authority: &str| {
         let answer = resolve_authority(&mesh, &server, "10.0.0.2".parse().unwrap(), authority);
-        answer.map(|target| target.to_string()).map_err(|refusal| refusal.reason())
+        answer.map(|asked| asked.target.to_string()).map_err(|refusal| refusal.reason())
     };
     for (authority, answer) in [
         ("10.0.0.2:80", Ok("10.0.0.2:80")),
@@ -138,6 +138,30 @@ fn an_authority_means_a_service_that_the_workload_serves() {
     let services = ["aaa/web.example", "default/web.example"].map(|key| service(key, &[], &[(80, 8080)]));
     let server = endpoint("server", "10.0.0.2", "default/web.example");
     let mesh = mesh([server.clone()], services);
-    let target = resolve_authority(&mesh, &server, "10.0.0.2".parse().unwrap(), "web.example:80");
-    assert_eq!(target.unwrap(), "10.0.0.2:8080".parse().unwrap());
+    let asked = resolve_authority(&mesh, &server, "10.0.0.2".parse().unwrap(), "web.example:80");
+    assert_eq!(asked.unwrap().target, "10.0.0.2:8080".parse().unwrap());
+}
+
+/// A waypoint is asked for others' addresses, and must learn which; nobody else may be.
+#[test]
+fn who_ends_tunnels_itself_is_told_what_was_named() {
+    let web = service(WEB, &["/fd96::1", "/10.96.0.1"], &[(80, 8080)]);
+    let mut way = endpoint("way", "10.0.0.2", WEB);
+    way.application_tunnel = Some(serde_json::from_str(r#"{"protocol": "PROXY", "port": 15088}"#).unwrap());
+    let mesh = mesh([way.clone()], [web]);
+    let ask = |authority: &str| {
+        let answer = resolve_authority(&mesh, &way, "10.0.0.2".parse().unwrap(), authority);
+        answer
+            .map(|asked| (asked.target.to_string(), asked.named.to_string()))
+            .map_err(|refusal| refusal.reason())
+    };
+    for (authority, target, named) in [
+        ("10.0.0.2:80", "10.0.0.2:80", "10.0.0.2:80"),
+        ("192.0.2.1:443", "10.0.0.2:443", "192.0.2.1:443"),
+        ("[fd96::1]:80", "10.0.0.2:80", "[fd96::1]:80"),
+        ("web.default.svc.cluster.local:80", "10.0.0.2:8080", "10.96.0.1:80"),
+    ] {
+        assert_eq!(ask(authority), Ok((target.to_owned(), named.to_owned())), "{authority}");
+    }
+    assert_eq!(ask("192.0.2.1:15008"), Err("reserved_port"));
 }

@@ -9,6 +9,7 @@ use tokio::{
     net::tcp::{ReadHalf, WriteHalf},
     time::{Instant, timeout_at},
 };
+use tunnel::Reservation;
 
 use super::{
     Broken,
@@ -18,7 +19,7 @@ use super::{
 use crate::pipes::{CAPACITY, Lent, Pipes, read_past};
 
 /// A reader may take so long for what a pipe holds; then it moves into memory, and others have the pipe. Thus no
-/// number of stalled readers keeps all pipes.
+/// number of stalled readers keeps all pipes while there is memory to be had.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(super) struct Source<'a> {
@@ -96,11 +97,18 @@ impl Load {
         match self {
             Self::Copied(bytes) => write(to, bytes, direction).await,
             Self::Piped(pipe) => match splice_out(pipe, to, direction).await? {
-                Some(rest) => write(to, rest, direction).await,
+                Some(Spilled { bytes, _held }) => write(to, bytes, direction).await,
                 None => Ok(()),
             },
         }
     }
+}
+
+/// What was in a pipe, in memory.
+struct Spilled {
+    bytes: Bytes,
+    /// Its part of the daemon's budget.
+    _held: Option<Reservation>,
 }
 
 /// Answers with what is left and must be written otherwise.
@@ -108,27 +116,39 @@ async fn splice_out(
     mut pipe: Lent,
     to: &WriteHalf<'_>,
     direction: &Direction<'_>,
-) -> Result<Option<Bytes>, Broken> {
+) -> Result<Option<Spilled>, Broken> {
     let to = to.as_ref();
-    let until = Instant::now() + PATIENCE;
+    let mut until = Instant::now() + PATIENCE;
     while !pipe.is_empty() {
         match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
             Ok(length) => direction.count(length),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 match timeout_at(until, to.writable()).await {
                     Ok(ready) => ready.map_err(|error| direction.write_failed(error))?,
-                    Err(_) => return spill(pipe, direction),
+                    Err(_) => match pipe.room_to_spill() {
+                        Some(room) => return spill(pipe, Some(room), direction),
+                        // No memory may be had: then the reader goes on holding a pipe, of which there are few.
+                        None => until = Instant::now() + PATIENCE,
+                    },
                 }
             }
-            Err(error) if cannot_splice(&error) => return spill(pipe, direction),
+            Err(error) if cannot_splice(&error) => {
+                let room = pipe.room_to_spill();
+                return spill(pipe, room, direction);
+            }
             Err(error) => return Err(direction.write_failed(error)),
         }
     }
     Ok(None)
 }
 
-fn spill(pipe: Lent, direction: &Direction<'_>) -> Result<Option<Bytes>, Broken> {
-    pipe.spill().map(Some).map_err(|error| direction.write_failed(error))
+fn spill(
+    pipe: Lent,
+    held: Option<Reservation>,
+    direction: &Direction<'_>,
+) -> Result<Option<Spilled>, Broken> {
+    let bytes = pipe.spill().map_err(|error| direction.write_failed(error))?;
+    Ok(Some(Spilled { bytes, _held: held }))
 }
 
 /// Of what these sockets are, not of how they fare.

@@ -104,6 +104,31 @@ async fn a_pod_makes_but_so_many_connections_at_once() {
     timeout(Duration::from_secs(5), listener.accept()).await.expect("once the others have failed").unwrap();
 }
 
+/// If one source could have all of these places, it could keep everybody else from a pod whose application takes nothing.
+#[tokio::test]
+async fn one_source_has_half_of_what_a_pod_makes_at_once() {
+    let observed = Observed::start();
+    let mut options = Options::default();
+    options.settings.limits.pending_per_pod = 4;
+    let mesh = Mesh::with(options).await;
+    mesh.net.swallow(at(S1, 8080));
+    let mut hanging = Vec::new();
+    for made in 1..=2 {
+        hanging.push(mesh.connect_in_clear(at(S1, 8080)).await);
+        eventually("it is being made", || (mesh.s1.ledgers.count() == made).then_some(())).await;
+    }
+    let mut refused = mesh.connect_in_clear(at(S1, 8080)).await;
+    let ended = timeout(Duration::from_secs(5), refused.read_u8()).await.expect("it is refused");
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    observed.line(&[r#"direction="inbound""#, r#"reason="pending_per_source""#]).await;
+    assert_eq!(observed.metric(HITS, &[r#"limit="pending_per_source""#]), 1);
+
+    let listener = mesh.net.listen(at(S1, 8081)).await;
+    let _other = mesh.connect_in_clear_as("10.0.9.7", at(S1, 8081)).await;
+    timeout(Duration::from_secs(5), listener.accept()).await.expect("there is room for others").unwrap();
+    drop(hanging);
+}
+
 /// If a step of making a connection took no turn, a storm could still get in everybody's way there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_connection_is_made_out_of_turn() {

@@ -280,7 +280,11 @@ impl Mesh {
 
     /// Somebody outside connects to `s1` without a tunnel.
     pub(crate) async fn connect_in_clear(&self, destination: SocketAddr) -> TcpStream {
-        self.s1.sockets.captured(Role::InboundPlaintext, ip(OUTSIDE), destination).await.unwrap()
+        self.connect_in_clear_as(OUTSIDE, destination).await
+    }
+
+    pub(crate) async fn connect_in_clear_as(&self, owner: &str, destination: SocketAddr) -> TcpStream {
+        self.s1.sockets.captured(Role::InboundPlaintext, ip(owner), destination).await.unwrap()
     }
 
     /// A connection from `c1` to a server in `s1`, and the server's end.

@@ -33,8 +33,6 @@ struct Book {
     families: BTreeMap<String, Vec<Known>>,
     swept: Instant,
     page: Option<Rendered>,
-    /// Of the last page: the next will hardly be longer by much.
-    length: usize,
 }
 
 #[derive(Debug)]
@@ -47,7 +45,7 @@ struct Known {
 
 #[derive(Debug)]
 struct Rendered {
-    page: Arc<str>,
+    page: Arc<String>,
     good_until: Instant,
 }
 
@@ -60,19 +58,20 @@ pub struct Page<'a> {
 
 impl Exporter {
     pub(super) fn new(shared: Arc<Shared>, arrivals: Receiver<Arc<Entry>>) -> Self {
-        let book = Book { arrivals, families: BTreeMap::new(), swept: Instant::now(), page: None, length: 0 };
+        let book = Book { arrivals, families: BTreeMap::new(), swept: Instant::now(), page: None };
         Self { shared, book: Arc::new(Mutex::new(book)) }
     }
 
     /// The Prometheus text format. `collect` adds what is not recorded, and may record. If the last page took long and
     /// is new, it is served again.
-    pub fn scrape(&self, collect: impl FnOnce(&mut Page<'_>)) -> Arc<str> {
+    pub fn scrape(&self, collect: impl FnOnce(&mut Page<'_>)) -> Arc<String> {
         let mut book = self.book.lock();
         let started = Instant::now();
         if let Some(rendered) = book.page.as_ref().filter(|rendered| started < rendered.good_until) {
             return Arc::clone(&rendered.page);
         }
-        let page: Arc<str> = self.write(&mut book, collect).into();
+        let memory = book.page.take().map(|last| memory_of(last.page)).unwrap_or_default();
+        let page = Arc::new(self.write(&mut book, memory, collect));
         let now = Instant::now();
         let rest = (now - started).saturating_mul(REST).min(LONGEST_REST);
         book.page = Some(Rendered { page: Arc::clone(&page), good_until: now + rest });
@@ -81,7 +80,7 @@ impl Exporter {
 
     /// The same, always anew.
     pub fn render(&self, collect: impl FnOnce(&mut Page<'_>)) -> String {
-        self.write(&mut self.book.lock(), collect)
+        self.write(&mut self.book.lock(), String::new(), collect)
     }
 
     /// Drops what has been idle for long; to be called now and then.
@@ -103,9 +102,8 @@ impl Exporter {
             .collect()
     }
 
-    fn write(&self, book: &mut Book, collect: impl FnOnce(&mut Page<'_>)) -> String {
-        let mut page =
-            Page { text: String::with_capacity(book.length + book.length / 8), shared: &self.shared };
+    fn write(&self, book: &mut Book, memory: String, collect: impl FnOnce(&mut Page<'_>)) -> String {
+        let mut page = Page { text: memory, shared: &self.shared };
         collect(&mut page);
         let mut text = page.text;
         book.welcome(Instant::now());
@@ -120,7 +118,6 @@ impl Exporter {
             );
             series.iter().for_each(|known| known.entry.render(&mut text));
         }
-        book.length = text.len();
         text
     }
 
@@ -134,10 +131,28 @@ impl Exporter {
         }
     }
 
+    /// The next scrape is written anew.
+    #[cfg(test)]
+    pub(crate) fn wake(&self) {
+        if let Some(rendered) = &mut self.book.lock().page {
+            rendered.good_until = Instant::now();
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn sweep_at(&self, now: Instant) {
         self.sweep(&mut self.book.lock(), now);
     }
+}
+
+/// A page that nobody reads any more leaves its memory to the next, which is about as long: thousands of pages of fresh
+/// memory cost more than what is written into them.
+fn memory_of(page: Arc<String>) -> String {
+    let length = page.len();
+    let Some(mut memory) = Arc::into_inner(page) else { return String::with_capacity(length + length / 8) };
+    memory.clear();
+    memory.shrink_to(length.saturating_mul(2));
+    memory
 }
 
 impl Book {

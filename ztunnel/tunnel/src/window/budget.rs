@@ -10,7 +10,7 @@ use crate::WindowSettings;
 
 /// The bytes left. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
+pub struct Budget {
     left: Arc<AtomicUsize>,
     whole: usize,
     /// What one reservation may take, so that no peer has all of it to itself.
@@ -31,14 +31,14 @@ pub(crate) struct Budgets {
 
 /// Bytes taken from a budget; they go back on drop.
 #[derive(Debug)]
-pub(crate) struct Reservation {
+pub struct Reservation {
     left: Arc<AtomicUsize>,
     most: usize,
     bytes: usize,
 }
 
 impl Budget {
-    pub(crate) fn new(bytes: usize, share: usize) -> Self {
+    pub fn new(bytes: usize, share: usize) -> Self {
         Self { left: Arc::new(AtomicUsize::new(bytes)), whole: bytes, share }
     }
 
@@ -48,12 +48,12 @@ impl Budget {
     }
 
     /// So many bytes, if they are there.
-    pub(crate) fn reserve(&self, bytes: usize) -> Option<Reservation> {
+    pub fn reserve(&self, bytes: usize) -> Option<Reservation> {
         let mut reservation = self.reservation();
         reservation.grow_to(bytes).then_some(reservation)
     }
 
-    pub(crate) fn used(&self) -> usize {
+    pub fn used(&self) -> usize {
         self.whole - self.left.load(Ordering::Relaxed)
     }
 

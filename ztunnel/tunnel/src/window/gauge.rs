@@ -148,6 +148,11 @@ impl Gauge {
 }
 
 impl Slot {
+    /// Whether its connection has no room for another.
+    pub(crate) fn is_last_of(&self, limit: u32) -> bool {
+        self.number >= limit
+    }
+
     /// What the stream's window is taken from is given back together with the place.
     pub(crate) fn holding(mut self, window: Reservation) -> Self {
         self.window = Some(window);

@@ -2,13 +2,16 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     streams: AtomicUsize,
     buffered: AtomicUsize,
+    /// How often a tunnel came to have all the streams that it may.
+    full_outbound: AtomicU64,
+    full_inbound: AtomicU64,
 }
 
 /// One stream's part, for as long as it is held.
@@ -22,6 +25,19 @@ impl Load {
     /// Open streams, and the bytes they hold together.
     pub(crate) fn now(&self) -> (usize, usize) {
         (self.streams.load(Relaxed), self.buffered.load(Relaxed))
+    }
+
+    pub(crate) fn outbound_is_full(&self) {
+        self.full_outbound.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn inbound_is_full(&self) {
+        self.full_inbound.fetch_add(1, Relaxed);
+    }
+
+    /// Outbound and inbound, ever.
+    pub(crate) fn full(&self) -> (u64, u64) {
+        (self.full_outbound.load(Relaxed), self.full_inbound.load(Relaxed))
     }
 }
 

@@ -49,6 +49,7 @@ async fn the_101st_stream_opens_a_second_connection() {
     let (dialed, accepted) = tokio::join!(dials, accept_all(&mut server, 101));
     assert!(dialed.iter().all(Result::is_ok));
     assert_eq!(client.connects(), 2);
+    assert_eq!(client.tunnel.load().full_outbound, 1, "that the limit was reached is not told");
     // Places are given back.
     drop((dialed, accepted));
     let dials = join_all((0..100).map(|_| client.dial(server.address)));

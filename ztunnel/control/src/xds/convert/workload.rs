@@ -1,11 +1,16 @@
 //! Workloads.
 
+use std::num::NonZeroU16;
+
 use model::{
     Network, Workload, WorkloadUid,
     policy::PolicyKey,
     service::ServiceKey,
     small_map::SmallMap,
-    workload::{Health, Locality, NetworkMode, PortMap, Protocol, WorkloadType},
+    workload::{
+        ApplicationProtocol, ApplicationTunnel, Health, Locality, NetworkMode, PortMap, Protocol,
+        WorkloadType,
+    },
 };
 use proto::workload as wire;
 
@@ -74,6 +79,7 @@ impl Converter {
             authorization_policies: self.policy_keys(&told.authorization_policies)?,
             native_tunnel: told.native_tunnel,
             waypoint: told.waypoint.map(waypoint).transpose()?,
+            application_tunnel: told.application_tunnel.map(application_tunnel).transpose()?,
         };
         sound::workload(&workload)?;
         Ok(workload)
@@ -98,6 +104,15 @@ impl Converter {
         });
         keys.collect()
     }
+}
+
+/// Of a protocol that we do not know, the application would not learn what it must.
+fn application_tunnel(told: wire::ApplicationTunnel) -> Result<ApplicationTunnel, String> {
+    let protocol = match known("protocol of an application's tunnel", told.protocol)? {
+        wire::application_tunnel::Protocol::None => ApplicationProtocol::None,
+        wire::application_tunnel::Protocol::Proxy => ApplicationProtocol::Proxy,
+    };
+    Ok(ApplicationTunnel { protocol, port: NonZeroU16::new(port(told.port)?) })
 }
 
 fn known<T: TryFrom<i32>>(what: &str, told: i32) -> Result<T, String> {
