@@ -93,7 +93,9 @@ pub fn xds_policy(data: &[u8]) {
 }
 
 fn check_policy(policy: Policy, flaw: Option<&str>, decodes: bool) {
-    let concerns_scope = flaw.is_some_and(|flaw| flaw.starts_with("unknown scope"));
+    // Of where it applies, and not of whom it means.
+    let concerns_scope =
+        flaw.is_some_and(|flaw| ["unknown scope", "its name"].iter().any(|what| flaw.starts_with(what)));
     let lets_nobody_in = !decodes
         || (flaw.is_some() && !concerns_scope && policy.action == Action::Allow && policy.rules.len() <= 1);
     let is_dry_run = policy.dry_run;

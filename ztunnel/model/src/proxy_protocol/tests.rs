@@ -42,7 +42,6 @@ fn what_is_none_is_refused_as_soon_as_it_shows() {
         read(&bytes)
     };
     assert_eq!(with(12, 0x11), Err(Invalid::Command(0x11)));
-    assert_eq!(with(13, TCP6), Err(Invalid::Value));
     assert_eq!(with(15, 11), Err(Invalid::Addresses));
     assert_eq!(with(15, 14), Err(Invalid::Value));
     assert_eq!(with(30, 1), Err(Invalid::Value));
