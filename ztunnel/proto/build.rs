@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Slices of the message they came in, not copies.
         .bytes(".envoy.service.discovery.v3.Any")
         .bytes(".istio")
+        // Encoded the same way each time, so that a resource's version can be made of its bytes.
+        .btree_map(".istio.workload")
         .compile_fds(files)?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::Place;
 
 mod book;
-mod certificate;
+pub(crate) mod certificate;
 mod independent;
 mod mesh;
 mod service;
@@ -61,7 +61,7 @@ struct Running {
 impl ControlPlane {
     /// Serves at a free port of `ip`, inside `place` if there is one.
     pub fn start(ip: IpAddr, place: Option<&Place>) -> Result<Self> {
-        let Certificate { root_pem, tls, .. } = Certificate::of(ip)?;
+        let Certificate { root_pem, tls, .. } = Certificate::of(ip, &[b"h2"])?;
         let mut control_plane = Self {
             address: SocketAddr::new(ip, 0),
             root_pem,

@@ -6,6 +6,7 @@
 //! A [`Capture`](capture::Capture) says what the wire really carried, and a [`Daemon`] is the real
 //! binary. All of it goes when it is dropped, also on panic; what a killed run left behind goes at the next start.
 
+pub mod api_server;
 pub mod ca;
 pub mod capture;
 pub mod cgroup;

@@ -268,6 +268,7 @@ impl Mesh {
             settings.insert("cni".to_owned(), json!({ "zdsSocket": self.zds_socket(node) }));
         }
         settings.extend(self.plan.settings.clone());
+        settings.extend(self.plan.node_settings.get(&node.number).cloned().unwrap_or_default());
         if settings.contains_key("controlPlane") {
             settings.remove("stateFile");
         }

@@ -35,6 +35,7 @@ mod root;
 mod schedule;
 mod signer;
 mod signing;
+mod signing_ca;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use entry::Entry;
 pub use istio::IstioCa;
 pub use replaced::CaWatch;
 pub(crate) use signing::instant;
+pub use signing_ca::{CaMaterial, ServerCertificate, SigningCa, fingerprint, new_root};
 pub use status::{CertificateEvent, CertificateState, CertificateStatus};
 use trust::TrustStore;
 

@@ -30,9 +30,9 @@ mod xds;
 mod zds;
 
 pub use certificates::{
-    AuthorityError, BundleFile, CaFiles, CaWatch, CertificateAuthority, CertificateEvent,
+    AuthorityError, BundleFile, CaFiles, CaMaterial, CaWatch, CertificateAuthority, CertificateEvent,
     CertificateSettings, CertificateState, CertificateStatus, Certificates, Change, EmbeddedCa, EventSink,
-    Issued, IstioCa, RootError,
+    Issued, IstioCa, RootError, ServerCertificate, SigningCa, fingerprint, new_root,
 };
 pub use channel::{
     ChannelError, ChannelSettings, Connection, ControlPlaneAddress, NotAnAddress, RootCertificates,

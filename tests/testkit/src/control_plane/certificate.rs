@@ -1,4 +1,4 @@
-//! The control plane's certificate, of a root made for it.
+//! A server's certificate, of a root made for it.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -6,15 +6,16 @@ use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 
-pub(super) struct Certificate {
-    pub(super) root_pem: String,
-    pub(super) chain_pem: String,
-    pub(super) key_pem: String,
-    pub(super) tls: Arc<ServerConfig>,
+pub(crate) struct Certificate {
+    pub(crate) root_pem: String,
+    pub(crate) chain_pem: String,
+    pub(crate) key_pem: String,
+    pub(crate) tls: Arc<ServerConfig>,
 }
 
 impl Certificate {
-    pub(super) fn of(ip: IpAddr) -> Result<Self> {
+    /// For this address, with what it speaks (ALPN).
+    pub(crate) fn of(ip: IpAddr, speaks: &[&[u8]]) -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -27,7 +28,7 @@ impl Certificate {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone()], key.into())?;
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.alpn_protocols = speaks.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Self { root_pem, chain_pem, key_pem, tls: Arc::new(tls) })
     }
 }

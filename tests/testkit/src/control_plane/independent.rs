@@ -37,7 +37,7 @@ impl Independent {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let python = root.join(PYTHON);
         ensure!(python.exists(), "{} is missing: run `cargo xtask setup`", python.display());
-        let certificate = Certificate::of(ip)?;
+        let certificate = Certificate::of(ip, &[b"h2"])?;
         let (chain, key) = (directory.join("xds.pem"), directory.join("xds.key"));
         fs::write(&chain, &certificate.chain_pem)?;
         fs::write(&key, &certificate.key_pem)?;

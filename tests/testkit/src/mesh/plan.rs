@@ -63,6 +63,8 @@ pub struct MeshPlan {
     pub istio: Option<BTreeMap<String, String>>,
     /// More of the daemons' configuration.
     pub settings: Map<String, Value>,
+    /// The same for one node.
+    pub node_settings: BTreeMap<u8, Map<String, Value>>,
 }
 
 impl MeshPlan {
@@ -77,6 +79,7 @@ impl MeshPlan {
             cni: false,
             istio: None,
             settings: Map::new(),
+            node_settings: BTreeMap::new(),
         }
     }
 

@@ -111,17 +111,25 @@ pub(super) fn read_key(path: &Path) -> Result<CaKey, RootError> {
     if owner != user && owner != 0 {
         return Err(RootError::Foreign { path: path.to_owned(), owner, user });
     }
+    parse_key(&Zeroizing::new(read(file, path)?), path)
+}
+
+/// `path` is where it comes from, for errors.
+pub(super) fn parse_key(pem: &[u8], path: &Path) -> Result<CaKey, RootError> {
     // The error of a parser may quote what it parsed.
     let unfit = || unfit(path, "expected a private key in PEM (PKCS #8, SEC 1 or PKCS #1)");
-    let pem = Zeroizing::new(read(file, path)?);
-    let key = SvidKey::new(PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unfit())?);
+    let key = SvidKey::new(PrivateKeyDer::from_pem_slice(pem).map_err(|_| unfit())?);
     KeyPair::try_from(key.expose()).map(|key| CaKey(Zeroizing::new(key))).map_err(|_| unfit())
 }
 
 /// At least one.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RootError> {
-    let pem = read(File::open(path).map_err(at(path))?, path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    parse_certificates(&read(File::open(path).map_err(at(path))?, path)?, path)
+}
+
+/// `path` is where they come from, for errors.
+pub(super) fn parse_certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, RootError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|error| unfit(path, error.to_string()))?;
     if found.is_empty() { Err(unfit(path, "expected certificates in PEM, found none")) } else { Ok(found) }
 }

@@ -4,9 +4,10 @@ use std::{path::Path, time::SystemTime};
 
 use model::TrustDomain;
 use rcgen::Issuer;
+use rustls_pki_types::CertificateDer;
 
 use super::{
-    ca_files::{RootError, not_a_signer, read_certificates, read_key, unfit},
+    ca_files::{CaKey, RootError, not_a_signer, read_certificates, read_key, unfit},
     signer::Signer,
     signing,
 };
@@ -20,9 +21,19 @@ pub(super) struct IntermediateFiles<'a> {
 impl IntermediateFiles<'_> {
     /// The files are written one after the other: until all belong together, reading fails.
     pub(super) fn read(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Signer, RootError> {
-        let key = read_key(self.key)?;
-        let mut chain = read_certificates(self.certificate)?;
-        let roots = read_certificates(self.roots)?;
+        let [chain, roots] = [self.certificate, self.roots].map(read_certificates);
+        self.signer(read_key(self.key)?, chain?, roots?, trust_domain, now)
+    }
+
+    /// Of what stands in the files, wherever it was read.
+    pub(super) fn signer(
+        &self,
+        key: CaKey,
+        mut chain: Vec<CertificateDer<'static>>,
+        roots: Vec<CertificateDer<'static>>,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Signer, RootError> {
         for (number, root) in (1..).zip(&roots) {
             signing::check(root, Some(trust_domain))
                 .map_err(|problem| not_a_signer(self.roots, number, problem, trust_domain))?;

@@ -15,10 +15,11 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::{
-    ca_files::{RootError, at, not_a_signer, read_certificates, read_key, unfit},
+    ca_files::{CaKey, RootError, at, not_a_signer, read_certificates, read_key, unfit},
     signer::{BACKDATED, Signer},
     signing,
 };
@@ -44,8 +45,18 @@ impl RootFiles<'_> {
 
     /// The certificate of the key signs; all of the file are believed.
     pub(super) fn read(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Signer, RootError> {
+        self.signer(read_key(self.key)?, read_certificates(self.certificate)?, trust_domain, now)
+    }
+
+    /// Of what stands in the files, wherever it was read.
+    pub(super) fn signer(
+        &self,
+        key: CaKey,
+        roots: Vec<CertificateDer<'static>>,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Signer, RootError> {
         let path = self.certificate;
-        let (key, roots) = (read_key(self.key)?, read_certificates(path)?);
         let mut own = None;
         for (number, root) in (1..).zip(&roots) {
             let signing = signing::check(root, Some(trust_domain))
@@ -113,6 +124,16 @@ impl RootFiles<'_> {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// A new root in PEM: the key, and the certificate.
+pub(super) fn make_pem(
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(Zeroizing<String>, String), rcgen::Error> {
+    let key = Zeroizing::new(KeyPair::generate()?);
+    let certificate = root_parameters(trust_domain, now)?.self_signed(&*key)?;
+    Ok((Zeroizing::new(key.serialize_pem()), certificate.pem()))
 }
 
 fn root_parameters(trust_domain: &TrustDomain, now: SystemTime) -> Result<CertificateParams, rcgen::Error> {

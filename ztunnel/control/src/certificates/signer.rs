@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use model::{SpiffeId, TrustDomain};
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer,
-    KeyUsagePurpose, SanType, SerialNumber,
+    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 
@@ -43,10 +43,31 @@ impl Signer {
         if request.params.subject_alt_names != [name.clone()] {
             return Err(AuthorityError::Refused("the request names somebody else".to_owned()));
         }
-        request.params = leaf(name, now - BACKDATED, not_after);
+        request.params = leaf(vec![name], now - BACKDATED, not_after);
         let certificate = request.signed_by(&self.issuer).map_err(refused)?;
         let chain = [certificate.der().clone()].into_iter().chain(self.chain.iter().cloned()).collect();
         Ok(Issued { chain, roots: self.roots.clone() })
+    }
+
+    /// A certificate by which a server of the control plane is known under these names.
+    pub(super) fn sign_server(
+        &self,
+        names: &[String],
+        key: &KeyPair,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, rcgen::Error> {
+        let names: Result<Vec<SanType>, rcgen::Error> = names
+            .iter()
+            .map(|name| match name.parse() {
+                Ok(address) => Ok(SanType::IpAddress(address)),
+                Err(_) => name.as_str().try_into().map(SanType::DnsName),
+            })
+            .collect();
+        let mut parameters = leaf(names?, now - BACKDATED, (now + lifetime).min(self.not_after));
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = parameters.signed_by(key, &self.issuer)?;
+        Ok([certificate.der().clone()].into_iter().chain(self.chain.iter().cloned()).collect())
     }
 
     /// Signs one certificate for nobody and looks at it as a peer would.
@@ -59,11 +80,11 @@ impl Signer {
     }
 }
 
-/// X.509-SVID, section 4 and 5: one URI name, critical as the subject is empty; may sign handshakes and nothing else.
-fn leaf(name: SanType, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
+/// X.509-SVID, section 4 and 5, for one URI name: critical as the subject is empty; may sign handshakes and nothing else.
+fn leaf(names: Vec<SanType>, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
-    parameters.subject_alt_names = vec![name];
+    parameters.subject_alt_names = names;
     parameters.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
     parameters.not_before = not_before.into();
     parameters.not_after = not_after.into();

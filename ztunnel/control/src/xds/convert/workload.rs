@@ -87,7 +87,7 @@ impl Converter {
 
     fn memberships(
         &mut self,
-        told: &std::collections::HashMap<String, wire::PortList>,
+        told: &std::collections::BTreeMap<String, wire::PortList>,
     ) -> Result<SmallMap<ServiceKey, PortMap>, String> {
         let entries = told.iter().map(|(name, list)| {
             let key: ServiceKey = name.parse().map_err(|error| format!("{error}"))?;
