@@ -33,15 +33,21 @@ pub(crate) struct Options {
     /// The daemon, in release mode
     #[arg(long, value_name = "FILE")]
     pub(crate) daemon: PathBuf,
+    /// Of the traffic, only the kinds whose name contains this, such as "requests 16"
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) only: Option<String>,
     /// Fewer and shorter samples: three minutes instead of twelve
     #[arg(long)]
     pub(crate) quick: bool,
     /// Where every sample goes
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Where the report and its charts go, as NAME.md and NAME-*.svg
+    /// Where the report and its charts go, as NAME.md and NAME.svg
     #[arg(long, value_name = "NAME")]
     pub(crate) report: Option<PathBuf>,
+    /// Another proxy that understands Istio's environment and ZDS, to stand in the daemon's place
+    #[arg(long, value_name = "FILE")]
+    pub(crate) proxy: Option<PathBuf>,
 }
 
 impl Options {

@@ -6,15 +6,24 @@ use serde_json::Value;
 
 use crate::{options::Options, progress, report::figure::Figure};
 
+pub(crate) mod destinations;
 pub(crate) mod memory;
+mod scaling;
 pub(crate) mod traffic;
+mod workers;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     /// Bulk, requests, ping-pong and new connections, against the same without a mesh
     Traffic,
-    /// The daemon at rest, with pods and connections
+    /// Connections to a hundred destinations at once, cold and warm
+    Destinations,
+    /// The daemon at rest, with pods and connections, and sidecars in its place
     Memory,
+    /// A new connection's cost as pods, connections, policies and workloads grow
+    Scaling,
+    /// Throughput with one worker thread and with two
+    Workers,
 }
 
 /// What a part has found out.
@@ -34,7 +43,12 @@ impl Part {
         progress::say(&format!("{self:?}"));
         match self {
             Self::Traffic => traffic::measure(options, findings),
+            Self::Destinations => destinations::measure(options, findings),
             Self::Memory => memory::measure(options, findings),
+            Self::Scaling => scaling::measure(options, findings),
+            // A setting of our own.
+            Self::Workers if options.proxy.is_some() => Ok(()),
+            Self::Workers => workers::measure(options, findings),
         }
     }
 }

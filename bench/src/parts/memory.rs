@@ -17,6 +17,8 @@ use crate::{
 
 mod connections;
 mod pods;
+pub(crate) mod sidecars;
+pub(crate) mod workloads;
 
 pub(crate) use connections::{EACH_NODE, KEPT, TABLE as CONNECTIONS};
 pub(crate) use pods::{DESCRIPTORS_EACH, RSS_EACH, TABLE as PODS};
@@ -31,7 +33,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 pub(crate) fn measure(options: &Options, findings: &mut Findings) -> Result<()> {
     pods::measure(options, findings)?;
-    connections::measure(options, findings)
+    connections::measure(options, findings)?;
+    workloads::measure(options, findings)
 }
 
 /// Five readings over a second: what wobbles shows.

@@ -18,7 +18,8 @@ use crate::{
 mod figures;
 mod work;
 
-pub(crate) use figures::{AGAINST_RELAYS, FIRST_PROXY, PATH, RATE, SECOND_PROXY, TABLE};
+pub(crate) use figures::{AGAINST_RELAYS, FIRST_PROXY, PATH, RATE, SECOND_PROXY};
+pub(crate) use work::{BULK, CONNECTIONS, PING_PONG, REQUESTS};
 use work::{Target, Work};
 
 const NODES: [&str; 2] = ["client neighbour", "server"];
@@ -43,15 +44,18 @@ pub(crate) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
     progress::say("building the nodes");
     let mut bare = Stand::bare(MeshPlan::new(&NODES))?;
     let mut mesh = Stand::with_mesh(options, MeshPlan::new(&NODES))?;
-    let mut near = Stand::with_mesh(options, MeshPlan::new(&NODES[..1]).setting("sameNode", "direct"))?;
     let mut ways = ways_of(&mut bare, [ACROSS, SAME_NODE, OUTSIDE], [None; 3])?;
     let names = ["tunnel", "same node tunnel", "passthrough"];
     ways.extend(ways_of(&mut mesh, names, [Some(ACROSS), Some(SAME_NODE), Some(OUTSIDE)])?);
-    let server = near.serve("neighbour")?;
-    let direct = way(&near, "same node direct", server, near.ip("neighbour"), near.daemons())?;
-    ways.push(direct.against(SAME_NODE));
+    let mut near = past_the_network(options)?;
+    if let Some(stand) = &mut near {
+        let server = stand.serve("neighbour")?;
+        let direct = way(stand, "same node direct", server, stand.ip("neighbour"), stand.daemons())?;
+        ways.push(direct.against(SAME_NODE));
+    }
     ways.push(relays(&mut bare, ways[0].lane.server)?);
-    for work in work::all(options.quick) {
+    let wanted = |work: &Work| options.only.as_ref().is_none_or(|only| work.name.contains(only.as_str()));
+    for work in work::all(options.quick).into_iter().filter(wanted) {
         progress::say(&work.name);
         let rounds = all_rounds(&work, &mut ways)?;
         findings
@@ -60,6 +64,12 @@ pub(crate) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
         figures::make(&work, &ways, &rounds, &mut findings.figures);
     }
     Ok(())
+}
+
+/// Neighbours past the network, which is a setting of our own.
+fn past_the_network(options: &Options) -> Result<Option<Stand>> {
+    let plan = || MeshPlan::new(&NODES[..1]).setting("sameNode", "direct");
+    options.proxy.is_none().then(|| Stand::with_mesh(options, plan())).transpose()
 }
 
 fn all_rounds(work: &Work, ways: &mut [Way]) -> Result<Vec<Vec<Sample>>> {

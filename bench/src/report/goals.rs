@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::figure::Figure;
-use crate::parts::{memory, traffic};
+
+mod list;
+
+use list::GOALS;
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Judged {
@@ -28,8 +31,6 @@ struct Goal {
     of: &'static [&'static str],
     what: &'static [&'static str],
 }
-
-const EACH_DAEMON: &[&str] = &[traffic::FIRST_PROXY, traffic::SECOND_PROXY];
 
 pub(crate) fn judge(figures: &[Figure]) -> Vec<Judged> {
     GOALS.iter().map(|goal| goal.judge(figures)).collect()
@@ -57,132 +58,13 @@ impl Goal {
     }
 }
 
-const GOALS: [Goal; 13] = [
-    Goal {
-        name: "Bulk, 1 stream: CPU of each daemon per GiB, against the whole direct path's",
-        sense: AT_MOST,
-        bound: 0.9,
-        unit: "x",
-        table: traffic::TABLE,
-        of: &["bulk 1 up, tunnel", "bulk 1 down, tunnel"],
-        what: EACH_DAEMON,
-    },
-    Goal {
-        name: "Requests, 16 connections: CPU of each daemon, against the whole direct path's",
-        sense: AT_MOST,
-        bound: 1.4,
-        unit: "x",
-        table: traffic::TABLE,
-        of: &["requests 16, tunnel"],
-        what: EACH_DAEMON,
-    },
-    Goal {
-        name: "New connections, 16 at once: CPU of each daemon, against the whole direct path's",
-        sense: AT_MOST,
-        bound: 0.95,
-        unit: "x",
-        table: traffic::TABLE,
-        of: &["connections 16 at once, tunnel"],
-        what: EACH_DAEMON,
-    },
-    Goal {
-        name: "Bulk, 1 stream: throughput against direct",
-        sense: AT_LEAST,
-        bound: 0.45,
-        unit: "x",
-        table: traffic::TABLE,
-        of: &["bulk 1 up, tunnel", "bulk 1 down, tunnel"],
-        what: &[traffic::RATE],
-    },
-    Goal {
-        name: "Requests, 16 connections: rate against direct",
-        sense: AT_LEAST,
-        bound: 0.25,
-        unit: "x",
-        table: traffic::TABLE,
-        of: &["requests 16, tunnel"],
-        what: &[traffic::RATE],
-    },
-    Goal {
-        name: "Ping-pong, p50 against a plain relay chain",
-        sense: AT_MOST,
-        bound: 1.25,
-        unit: "x",
-        table: traffic::TABLE,
-        of: &["ping-pong 1 B, tunnel", "ping-pong 1 KiB, tunnel"],
-        what: &[traffic::AGAINST_RELAYS],
-    },
-    Goal {
-        name: "Same node `direct`: CPU of the whole path per GiB, against direct",
-        sense: AT_MOST,
-        bound: 2.5,
-        unit: "x",
-        table: traffic::TABLE,
-        of: &["bulk 1 up, same node direct", "bulk 1 down, same node direct"],
-        what: &[traffic::PATH],
-    },
-    Goal {
-        name: "RSS without pods",
-        sense: AT_MOST,
-        bound: 8.0,
-        unit: "MiB",
-        table: memory::PODS,
-        of: &["0 pods"],
-        what: &[memory::RSS],
-    },
-    Goal {
-        name: "A pod",
-        sense: AT_MOST,
-        bound: 8.0,
-        unit: "KiB",
-        table: memory::PODS,
-        of: &["each more pod"],
-        what: &[memory::RSS_EACH],
-    },
-    Goal {
-        name: "Descriptors of a pod, by role and worker",
-        sense: AT_MOST,
-        bound: 1.0,
-        unit: "",
-        table: memory::PODS,
-        of: &["each more pod"],
-        what: &[memory::DESCRIPTORS_EACH],
-    },
-    Goal {
-        name: "An idle connection, on each node",
-        sense: AT_MOST,
-        bound: 3.0,
-        unit: "KiB",
-        table: memory::CONNECTIONS,
-        of: &["10000 idle", "1000 idle"],
-        what: memory::EACH_NODE,
-    },
-    Goal {
-        name: "The same after it has carried 256 KiB",
-        sense: AT_MOST,
-        bound: 3.0,
-        unit: "KiB",
-        table: memory::CONNECTIONS,
-        of: &["10000 after traffic", "1000 after traffic"],
-        what: memory::EACH_NODE,
-    },
-    Goal {
-        name: "Kept 15 s after 10,000 have closed",
-        sense: AT_MOST,
-        bound: 2.0,
-        unit: "MiB",
-        table: memory::CONNECTIONS,
-        of: &["10000 closed"],
-        what: memory::KEPT,
-    },
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parts::traffic;
 
     fn figure(of: &str, what: &'static str, values: &[f64]) -> Figure {
-        Figure { table: traffic::TABLE, of: of.to_owned(), what, unit: "x", values: values.to_vec() }
+        Figure { table: traffic::REQUESTS, of: of.to_owned(), what, unit: "x", values: values.to_vec() }
     }
 
     /// Catches: a goal that is called reached by the better of two daemons, or without a measurement.

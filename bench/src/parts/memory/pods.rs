@@ -2,12 +2,11 @@
 
 use std::thread::sleep;
 
-use anyhow::{Result, ensure};
-use testkit::{Mesh, eventually};
+use anyhow::Result;
 
 use super::{
     ANONYMOUS, Figure, Findings, KIB, MIB, MeshPlan, Options, PSS, RSS, SETTLING, Stand, bytes, memory,
-    progress, read, resident,
+    progress, read, resident, sidecars,
 };
 
 pub(crate) const TABLE: &str = "Memory by pods";
@@ -26,11 +25,12 @@ pub(super) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
         plan = plan.pod(name, |pod| (pod.enrolled, pod.in_state) = (false, false));
     }
     let mut stand = Stand::with_mesh(options, plan)?;
+    sidecars::measure(&stand, &names, counts, findings)?;
     let mut first = None;
     for &count in counts {
-        enrol(&mut stand.mesh, &names[..count])?;
+        stand.enrol(&names[..count])?;
         sleep(SETTLING);
-        let held = weigh(&stand, &format!("{count} {}", if count == 1 { "pod" } else { "pods" }), findings)?;
+        let held = weigh(&stand, &named(count), findings)?;
         if count == 1 {
             first = Some(held);
         }
@@ -41,18 +41,8 @@ pub(super) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
     Ok(())
 }
 
-fn enrol(mesh: &mut Mesh, names: &[String]) -> Result<()> {
-    mesh.change(|plan| {
-        for name in names {
-            plan.pods.entry(name.clone()).and_modify(|pod| (pod.enrolled, pod.in_state) = (true, true));
-        }
-    })?;
-    eventually("all pods are enrolled", || {
-        let pods = mesh.daemon(1).admin("/pods").ok()?;
-        let enrolled = pods.as_array()?.iter().filter(|pod| pod["enrolled"] == true).count();
-        (enrolled == names.len()).then_some(())
-    });
-    Ok(())
+pub(super) fn named(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "pod" } else { "pods" })
 }
 
 /// Resident bytes and descriptors.
@@ -68,7 +58,12 @@ fn weigh(stand: &Stand, of: &str, findings: &mut Findings) -> Result<(f64, f64)>
     push(PSS, "MiB", readings.iter().map(|memory| bytes(memory.proportional) / MIB).collect());
     push(ANONYMOUS, "MiB", readings.iter().map(|memory| bytes(memory.anonymous) / MIB).collect());
     push(DESCRIPTORS, "", vec![descriptors]);
-    ensure!(!readings.is_empty(), "no readings");
+    sidecars::add(
+        of,
+        sidecars::OURS,
+        readings.iter().map(|memory| bytes(memory.proportional) / MIB).collect(),
+        findings,
+    );
     Ok((resident(&readings), descriptors))
 }
 

@@ -3,7 +3,6 @@
 use super::{RELAYS, Way, work::Work};
 use crate::{report::figure::Figure, stand::Sample};
 
-pub(crate) const TABLE: &str = "Traffic";
 pub(crate) const RATE: &str = "rate";
 pub(crate) const P50: &str = "p50";
 pub(crate) const P99: &str = "p99";
@@ -85,7 +84,8 @@ impl Row<'_> {
 
     fn push(&mut self, what: &'static str, unit: &'static str, values: Vec<f64>) {
         if !values.is_empty() {
-            self.figures.push(Figure { table: TABLE, of: self.of.clone(), what, unit, values });
+            let table = self.work.tables()[usize::from(unit != "x")];
+            self.figures.push(Figure { table, of: self.of.clone(), what, unit, values });
         }
     }
 }

@@ -4,6 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::load::order::{Direction, Order, port};
 
+pub(crate) const BULK: &str = "Bulk, against direct";
+pub(crate) const REQUESTS: &str = "Requests, against direct";
+pub(crate) const PING_PONG: &str = "Ping-pong, against direct";
+pub(crate) const CONNECTIONS: &str = "New connections, against direct";
+
 /// Whom to talk to.
 pub(super) struct Target {
     pub(super) ip: IpAddr,
@@ -50,6 +55,16 @@ pub(super) fn all(quick: bool) -> Vec<Work> {
 }
 
 impl Work {
+    /// Of ratios, and of plain values.
+    pub(super) fn tables(&self) -> [&'static str; 2] {
+        match self.kind {
+            Kind::Bulk(..) => [BULK, "Bulk, plain values"],
+            Kind::Requests(_) => [REQUESTS, "Requests, plain values"],
+            Kind::PingPong(_) => [PING_PONG, "Ping-pong, plain values"],
+            Kind::Connections(..) => [CONNECTIONS, "New connections, plain values"],
+        }
+    }
+
     /// The relays are there for what wakes up the most.
     pub(super) fn takes(&self, is_relay: bool) -> bool {
         !is_relay || matches!(self.kind, Kind::PingPong(_))
