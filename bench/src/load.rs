@@ -7,6 +7,7 @@ pub(crate) mod order;
 pub(crate) mod relay;
 pub(crate) mod server;
 pub(crate) mod start;
+pub(crate) mod steer;
 
 mod bulk;
 mod connect;

@@ -27,7 +27,8 @@ fn main() -> Result<()> {
     match Program::parse() {
         Program::Run(options) => run(&options),
         Program::Client => load::client::run(),
-        Program::Server { netns } => load::server::run(&netns),
+        Program::Server { netns, echo } => load::server::run(&netns, &echo),
+        Program::Steer(pod) => load::steer::run(pod),
         Program::Relay { from, to } => load::relay::run(from, to),
     }
 }

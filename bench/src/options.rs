@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser};
 
-use crate::parts::Part;
+use crate::{load::steer, parts::Part};
 
 #[derive(Parser)]
 #[command(name = "ztunnel-bench", about = "What the mesh costs, against the same traffic without one")]
@@ -19,7 +19,13 @@ pub(crate) enum Program {
     Server {
         #[arg(long)]
         netns: Vec<PathBuf>,
+        /// One more port to echo at
+        #[arg(long)]
+        echo: Vec<u16>,
     },
+    /// Echo what the eBPF programs steer here from a pod
+    #[command(hide = true)]
+    Steer(steer::Pod),
     /// Carry bytes from one socket to another, and nothing else
     #[command(hide = true)]
     Relay { from: SocketAddr, to: SocketAddr },

@@ -8,6 +8,7 @@ use crate::{options::Options, progress, report::figure::Figure};
 
 pub(crate) mod destinations;
 pub(crate) mod memory;
+mod redirection;
 mod scaling;
 pub(crate) mod traffic;
 mod workers;
@@ -18,6 +19,8 @@ pub(crate) enum Part {
     Traffic,
     /// Connections to a hundred destinations at once, cold and warm
     Destinations,
+    /// A local listener, reached by nothing, by eBPF steering and by iptables rules
+    Redirection,
     /// The daemon at rest, with pods and connections, and sidecars in its place
     Memory,
     /// A new connection's cost as pods, connections, policies and workloads grow
@@ -44,6 +47,7 @@ impl Part {
         match self {
             Self::Traffic => traffic::measure(options, findings),
             Self::Destinations => destinations::measure(options, findings),
+            Self::Redirection => redirection::measure(options, findings),
             Self::Memory => memory::measure(options, findings),
             Self::Scaling => scaling::measure(options, findings),
             // A setting of our own.

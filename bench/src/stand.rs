@@ -109,6 +109,16 @@ impl Stand {
         self.keep(load::start::relay(self.mesh.pod(pod), from, to)?)
     }
 
+    pub(crate) fn echo_at(&mut self, pod: &str, port: u16) -> Result<u32> {
+        self.keep(load::start::echo_at(self.mesh.pod(pod), port)?)
+    }
+
+    /// The programs steer the pod's connections to what echoes them; there is no daemon.
+    pub(crate) fn steer(&mut self, pod: &str) -> Result<u32> {
+        let mesh = &self.mesh;
+        self.keep(load::start::steer(mesh.node(1), mesh.pod(pod), &mesh.bpf_directory(1))?)
+    }
+
     fn keep(&mut self, process: Process) -> Result<u32> {
         let id = process.id();
         self.servers.push(process);

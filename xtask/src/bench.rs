@@ -11,7 +11,7 @@ const SIDECARS: [&str; 4] = ["haproxy", "libnginx-mod-stream", "nginx-light", "s
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// What to measure: traffic, destinations, memory [default: everything]
+    /// What to measure: traffic, destinations, redirection, memory, scaling, workers [default: everything]
     parts: Vec<String>,
     /// Of the traffic, only the kinds whose name contains this, such as "requests 16"
     #[arg(long, value_name = "FILTER")]

@@ -29,9 +29,10 @@ thread_local! {
 }
 
 /// Serves until it is killed. Says so on standard output once it listens.
-pub(crate) fn run(namespaces: &[PathBuf]) -> Result<()> {
+pub(crate) fn run(namespaces: &[PathBuf], echo: &[u16]) -> Result<()> {
     raise_descriptor_limit()?;
-    let mut listeners = listen()?;
+    let mut listeners = listen(&PORTS)?;
+    listeners.extend(listen(echo)?.into_iter().map(|(_, listener)| (port::ECHO, listener)));
     for namespace in namespaces {
         listeners.extend(listen_in(namespace)?);
     }
@@ -45,15 +46,15 @@ pub(crate) fn run(namespaces: &[PathBuf]) -> Result<()> {
     })
 }
 
-fn listen() -> Result<Vec<(u16, TcpListener)>> {
-    let open = |port| -> Result<_> {
+fn listen(ports: &[u16]) -> Result<Vec<(u16, TcpListener)>> {
+    let open = |&port: &u16| -> Result<_> {
         let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
         // The standard library's backlog of 128 would refuse a crowd.
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096)?)?;
         listener.set_nonblocking(true)?;
         Ok((port, listener))
     };
-    PORTS.into_iter().map(open).collect()
+    ports.iter().map(open).collect()
 }
 
 /// On a thread of its own, which goes into the namespace and ends.
@@ -61,7 +62,7 @@ fn listen_in(namespace: &Path) -> Result<Vec<(u16, TcpListener)>> {
     let file = std::fs::File::open(namespace).with_context(|| format!("opening {}", namespace.display()))?;
     let inside = thread::spawn(move || {
         setns(file, CloneFlags::CLONE_NEWNET)?;
-        listen()
+        listen(&PORTS)
     });
     inside.join().map_err(|_| anyhow!("listening in {} panicked", namespace.display()))?
 }
@@ -76,6 +77,11 @@ async fn accept(port: u16, listener: &tokio::net::TcpListener) {
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
+}
+
+/// As one of the connections that are echoed.
+pub(super) async fn echo_to_the_end(connection: TcpStream) {
+    serve(port::ECHO, connection).await;
 }
 
 /// A client that goes away ends it; nobody needs to know.

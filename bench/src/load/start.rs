@@ -3,12 +3,12 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use testkit::{Place, Process};
+use testkit::{Node, Place, Pod, Process};
 
 use super::order::{Order, Outcome};
 
@@ -59,6 +59,22 @@ pub(crate) fn relay(place: &Place, from: SocketAddr, to: SocketAddr) -> Result<P
     let mut command = ourselves("relay")?;
     command.args([from.to_string(), to.to_string()]);
     listening(place, command)
+}
+
+/// Answers at this port of `place`, too.
+pub(crate) fn echo_at(place: &Place, port: u16) -> Result<Process> {
+    let mut command = ourselves("server")?;
+    command.args(["--echo", &port.to_string()]);
+    listening(place, command)
+}
+
+/// In the place of the node's daemon, for one of its pods.
+pub(crate) fn steer(node: &Node, pod: &Pod, bpf_dir: &Path) -> Result<Process> {
+    let mut command = ourselves("steer")?;
+    command.arg("--netns").arg(pod.netns()).arg("--bpf-dir").arg(bpf_dir);
+    command.arg("--cgroup-root").arg(node.cgroup());
+    pod.ips().iter().for_each(|ip| _ = command.arg("--ip").arg(ip.to_string()));
+    listening(&node.daemon, command)
 }
 
 fn listening(place: &Place, mut command: Command) -> Result<Process> {

@@ -39,12 +39,17 @@ pub(super) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
     with.each(&Order::Release)?;
     sleep(SETTLING);
     let empty = weigh(&stand, "empty", findings)?;
-    for &(count, rounds) in if options.quick { &[(1000, 2)][..] } else { &[(1000, 5), (10_000, 1)] } {
+    for &(count, rounds) in if options.quick { &[(1000, 1)][..] } else { &[(1000, 5), (10_000, 1)] } {
         for round in 1..=rounds {
             progress::say(&format!("{count} held connections, round {round} of {rounds}"));
             kernel(&mut without, count, KERNEL_WITHOUT, findings)?;
             without.each(&Order::Release)?;
             hold(&stand, &mut with, count, empty, findings)?;
+            if round == rounds {
+                sleep(AFTER_CLOSING);
+                kept(&stand, count, empty, findings)?;
+            }
+            sleep(SETTLING);
         }
     }
     Ok(())
@@ -92,8 +97,10 @@ fn hold(
     crowd.each(&Order::Carry { bytes: CARRIED })?;
     sleep(SETTLING);
     each("after traffic", count, empty, weigh(stand, "after traffic", findings)?, findings);
-    crowd.each(&Order::Release)?;
-    sleep(AFTER_CLOSING);
+    crowd.each(&Order::Release)
+}
+
+fn kept(stand: &Stand, count: usize, empty: [f64; 2], findings: &mut Findings) -> Result<()> {
     let after = weigh(stand, "closed", findings)?;
     for (what, (after, empty)) in KEPT.iter().zip(after.into_iter().zip(empty)) {
         add(findings, format!("{count} closed"), what, "MiB", (after - empty) / MIB);
