@@ -19,6 +19,7 @@ mod tunnel;
 mod turnstile;
 mod usage;
 mod window;
+mod wire;
 
 pub use error::{DialError, Phase, StreamError, TerminateError, TlsFailure};
 pub use flood::Flood;
@@ -30,4 +31,4 @@ pub use tls::TlsFacts;
 pub use tunnel::{ConnectFn, Connected, Dialed, Tunnel, TunnelLoad};
 pub use turnstile::{Lane, Turnstile};
 pub use usage::Usage;
-pub use window::{Budget, Reservation};
+pub use window::{Budget, Reservation, SEND_BUFFER};

@@ -30,7 +30,7 @@ use crate::{
 
 /// Makes a connection.
 pub(crate) type Establish = Box<dyn FnOnce(Arc<Gauge>) -> Establishing + Send>;
-pub(crate) type Establishing = BoxFuture<'static, Result<(Live, Driver), DialError>>;
+pub(crate) type Establishing = BoxFuture<'static, Result<(Live, Box<Driver>), DialError>>;
 
 pub(crate) struct Pool {
     state: Mutex<State>,
@@ -229,7 +229,9 @@ impl Pool {
 }
 
 async fn run(registration: Registration, attempt: Attempt, establishing: Establishing) {
-    match establishing.await {
+    // Not as part of the match: what it took to connect would be held as long as the connection.
+    let established = establishing.await;
+    match established {
         Ok((live, driver)) => {
             attempt.succeeded(live);
             driver.run(&registration).await;

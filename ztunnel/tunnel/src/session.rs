@@ -27,7 +27,8 @@ use crate::{
     keepalive::{Beat, Keepalive},
     stream::TunnelStream,
     tls::{Proof, Standing},
-    window::{Budgets, Gauge, SEND_BUFFER, Slot, Windows, base},
+    window::{Budgets, FRAME, Gauge, SEND_BUFFER, Slot, Windows, base},
+    wire::Wire,
 };
 
 /// Room for a CONNECT's headers, as in RFC 9113 section 6.5.2.
@@ -37,12 +38,13 @@ const UNSEEN_RESETS: usize = 20;
 /// Streams we reset for the peer's errors; more end the connection (CVE-2025-8671).
 const ERROR_RESETS: usize = 100;
 
-type Http2 = Connection<Watchful<TlsStream<TcpStream>>, Bytes>;
+type Http2 = Connection<Watchful<Wire>, Bytes>;
 
 /// A connection from a peer whose identity is proven.
 pub struct Session {
     /// None once it is given up.
     connection: Option<Http2>,
+    wire: Wire,
     peer: Proof,
     standing: Standing,
     tls: TlsFacts,
@@ -123,9 +125,10 @@ impl Session {
     ) -> Result<Self, h2::Error> {
         let tls = TlsFacts::of(stream.get_ref().1);
         let streams = settings.inbound_streams;
-        let stream = Watchful::of_client(stream);
+        let wire = Wire::new(stream.into_inner());
+        let stream = Watchful::of_client(wire.clone());
         let found = stream.found();
-        let mut connection: Http2 = builder(settings).handshake(stream).await?;
+        let mut connection: Http2 = wire.sending(builder(settings).handshake(stream)).await?;
         let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
         let gauge = Arc::new(Gauge::new(settings.windows.initial, &budgets.load));
         let windows = Windows::new(settings.windows, streams, gauge, &budgets.growth);
@@ -133,6 +136,7 @@ impl Session {
         let budgets = budgets.clone();
         Ok(Self {
             connection,
+            wire,
             peer,
             standing,
             tls,
@@ -159,7 +163,12 @@ impl Session {
     /// The next CONNECT. `None`: the peer is done, or [`Session::end`] says what went wrong. What is not a proper
     /// CONNECT is answered here. Nothing is lost if the future is dropped, but the connection stands still meanwhile.
     pub async fn next(&mut self) -> Option<Request> {
-        poll_fn(|cx| self.poll_next(cx)).await
+        poll_fn(|cx| {
+            let next = self.poll_next(cx);
+            self.wire.send(cx);
+            next
+        })
+        .await
     }
 
     /// Tells the peer to open no more streams here (GOAWAY). Those that are open go on; when they have ended, so does
@@ -333,6 +342,7 @@ fn builder(settings: &TunnelSettings) -> Builder {
         .max_concurrent_streams(settings.inbound_streams)
         .initial_window_size(settings.windows.initial)
         .initial_connection_window_size(base(&settings.windows, settings.inbound_streams))
+        .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(UNSEEN_RESETS)

@@ -169,7 +169,7 @@ impl<S: SvidSource> Inner<S> {
         key: Key,
         connect: ConnectFn,
         gauge: Arc<Gauge>,
-    ) -> Result<(Live, Driver), DialError> {
+    ) -> Result<(Live, Box<Driver>), DialError> {
         let deadlines = &self.settings.deadlines;
         let svid = self.svid::<DialError>(&key.source).await?;
         let own = self.identities.of(&svid, &self.svids.trust()).map_err(DialError::Certificate)?;
@@ -194,7 +194,7 @@ impl<S: SvidSource> Inner<S> {
             .await?
             .map_err(|error| DialError::Http2(Arc::new(error)))?;
         self.settings.handshakes.tell(began.elapsed());
-        Ok((live, driver.holding(held)))
+        Ok((live, Box::new(driver.holding(held))))
     }
 
     /// From here on the connection ends with the certificates that have just been proven on it.

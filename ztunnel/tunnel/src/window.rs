@@ -20,7 +20,8 @@
 //! the time of a PING keeps its share for the life of its connection. The `h2` crate adds at most half as much again
 //! for the overhead of small frames, then ends the connection.
 //!
-//! What waits to be sent is bounded by the peer's window and by [`SEND_BUFFER`] for each stream.
+//! What waits to be sent is bounded by the peer's window and by [`SEND_BUFFER`] for each stream, and by 128 KiB for each
+//! connection once it is encrypted.
 
 mod budget;
 mod gauge;
@@ -40,8 +41,12 @@ pub(crate) use load::{Load, Part};
 
 use crate::WindowSettings;
 
-/// Bytes of one stream that may wait for the socket.
-pub(crate) const SEND_BUFFER: usize = 64 << 10;
+/// Bytes of one stream that may wait for the socket. As one piece, encrypted and with all headers, they stay just below
+/// the 64 KiB that the kernel hands to the network as one packet.
+pub const SEND_BUFFER: usize = 64_000;
+
+/// The largest frame that a peer may send. Its data waits until all of it is there.
+pub(crate) const FRAME: u32 = 64 << 10;
 
 /// RFC 9113, section 6.9.1.
 const MAX_WINDOW: u32 = (1 << 31) - 1;

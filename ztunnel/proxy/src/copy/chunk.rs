@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 const SMALLEST: usize = 4 << 10;
-const LARGEST: usize = 64 << 10;
+/// What a stream has room for: more would leave crumbs, each with a read and a write of its own.
+const LARGEST: usize = tunnel::SEND_BUFFER;
 
 /// Learns from each read how large the next buffer should be.
 #[derive(Debug)]

@@ -31,7 +31,8 @@ use crate::{
     session::HEADER_LIST,
     stream::TunnelStream,
     tls::{PeerAlert, Proof, Standing, Watched},
-    window::{Budgets, Gauge, SEND_BUFFER, Slot, Windows, base},
+    window::{Budgets, FRAME, Gauge, SEND_BUFFER, Slot, Windows, base},
+    wire::Wire,
 };
 
 /// What streams are opened with.
@@ -44,7 +45,8 @@ pub(crate) struct Live {
 
 /// What moves the connection.
 pub(crate) struct Driver {
-    connection: Connection<Watchful<Watched<TlsStream<TcpStream>>>, Bytes>,
+    connection: Connection<Watchful<Watched<Wire>>, Bytes>,
+    wire: Wire,
     keepalive: Option<Keepalive>,
     standing: Standing,
     windows: Windows,
@@ -91,15 +93,16 @@ pub(crate) async fn start(
     budgets: &Budgets,
 ) -> Result<(Live, Driver), h2::Error> {
     let alert = PeerAlert::default();
-    let stream = Watchful::of_server(Watched::new(stream, alert.clone()));
-    let (requests, mut connection) = builder(settings).handshake(stream).await?;
+    let wire = Wire::new(stream.into_inner());
+    let stream = Watchful::of_server(Watched::new(wire.clone(), alert.clone()));
+    let (requests, mut connection) = wire.sending(builder(settings).handshake(stream)).await?;
     let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
     let windows = Windows::new(settings.windows, settings.streams_per_connection, gauge, &budgets.growth);
     let idle = Idle { since: Instant::now(), opened: 0, timeout: settings.idle_timeout };
     let live = Live { requests, peer: peer.identity, local, alert };
     let allowed = connection.max_concurrent_send_streams();
     let (until, _held) = (peer.until, Box::new(()));
-    Ok((live, Driver { connection, keepalive, standing, windows, allowed, idle, until, _held }))
+    Ok((live, Driver { connection, wire, keepalive, standing, windows, allowed, idle, until, _held }))
 }
 
 impl Live {
@@ -175,7 +178,7 @@ impl Driver {
 
     /// Until the connection ends. It does so by itself once no [`Live`] of it is left and its streams are done, so when
     /// it has been idle for long or a certificate has expired, the owner is asked to forget it.
-    pub(super) async fn run(mut self, owner: &impl Owner) {
+    pub(super) async fn run(mut self: Box<Self>, owner: &impl Owner) {
         poll_fn(|cx| self.poll(cx, owner)).await;
     }
 
@@ -202,6 +205,7 @@ impl Driver {
         }
         self.windows.tune(&mut self.connection);
         let polled = Pin::new(&mut self.connection).poll(cx);
+        self.wire.send(cx);
         self.heed_limit();
         polled.map(|result| {
             if let Err(error) = result {
@@ -238,6 +242,7 @@ fn builder(settings: &TunnelSettings) -> Builder {
         .initial_max_send_streams(usize::try_from(settings.streams_per_connection).unwrap_or(usize::MAX))
         .initial_window_size(settings.windows.initial)
         .initial_connection_window_size(base(&settings.windows, settings.streams_per_connection))
+        .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER);
     builder
