@@ -4,13 +4,13 @@
 //! never wait for the log. What is logged can be changed while the daemon runs.
 
 mod levels;
+mod writer;
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use metrics::{counter, describe_counter};
 use tracing::Subscriber;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     Layer,
     filter::{FilterExt, filter_fn},
@@ -22,6 +22,7 @@ use tracing_subscriber::{
 };
 
 pub(crate) use self::levels::Levels;
+use self::writer::Lines;
 use crate::config::{Config, LogFormat};
 
 /// How long the last lines may take to be written.
@@ -30,25 +31,21 @@ const DROPPED: &str = "ztunnel_log_lines_dropped_total";
 
 /// The log, for as long as this lives; dropping it writes what still waits, if somebody reads it soon.
 pub(crate) struct Log {
-    writer: Option<WorkerGuard>,
+    writer: Lines,
     pub(crate) dropped: DroppedLines,
     pub(crate) levels: Levels,
 }
 
 #[derive(Clone)]
-pub(crate) struct DroppedLines(ErrorCounter);
+pub(crate) struct DroppedLines(Lines);
 
 pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
     let filter = levels::filter(&config.log_level)
         .with_context(|| format!("logLevel: `{}` is not a filter", config.log_level))?;
     let (filter, handle) = reload::Layer::new(filter);
     let levels = Levels::new(config.log_level.clone(), handle);
-    let (output, writer) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(config.limits.waiting_log_lines)
-        .thread_name("log")
-        .finish(std::io::stdout());
-    let dropped = DroppedLines(output.error_counter());
+    let output = Lines::start(config.limits.waiting_log_lines).context("starting the thread of the log")?;
+    let writer = output.clone();
     let access = lines(config.access_log.format.unwrap_or(config.log_format), output.clone());
     let is_access = filter_fn(|event| event.target() == telemetry::ACCESS_LOG_TARGET);
     let others = lines(config.log_format, output).with_filter(is_access.clone().not());
@@ -58,10 +55,11 @@ pub(crate) fn start(config: &Config) -> anyhow::Result<Log> {
         .with(others)
         .try_init()
         .context("starting the log")?;
-    Ok(Log { writer: Some(writer), dropped, levels })
+    let dropped = DroppedLines(writer.clone());
+    Ok(Log { writer, dropped, levels })
 }
 
-fn lines<S>(format: LogFormat, output: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+fn lines<S>(format: LogFormat, output: Lines) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -72,17 +70,9 @@ where
     }
 }
 
-/// The guard says on standard output that standard output is stuck, and would wait there for ever.
 impl Drop for Log {
     fn drop(&mut self) {
-        let (told, done) = mpsc::channel();
-        let writer = self.writer.take();
-        thread::spawn(move || {
-            drop(writer);
-            // Nobody listens only if it took too long.
-            let _ = told.send(());
-        });
-        let _ = done.recv_timeout(LAST_LINES);
+        self.writer.finish(LAST_LINES);
     }
 }
 
@@ -93,6 +83,6 @@ impl DroppedLines {
 
     /// For a scrape.
     pub(crate) fn record(&self) {
-        counter!(DROPPED).absolute(self.0.dropped_lines() as u64);
+        counter!(DROPPED).absolute(self.0.dropped());
     }
 }
