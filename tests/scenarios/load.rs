@@ -37,8 +37,8 @@ const BUFFER_OVERHEAD: u64 = 2;
 const FRAGMENTATION: u64 = 25;
 
 /// What an idle connection may cost a daemon, on average. Half of it is seen.
-const IDLE: u64 = 32 * KIB;
-/// What a daemon may keep of a crowd that is gone: caches, and the counters of its metrics.
+const IDLE: u64 = 16 * KIB;
+/// What a daemon may keep of a crowd that is gone: caches, the counters of its metrics, the code that it took.
 const RESIDUE: u64 = 12 * MIB;
 
 /// Writers that got nothing written for this long are blocked.

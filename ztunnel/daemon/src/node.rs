@@ -295,7 +295,7 @@ impl Node {
         let sockets = Arc::new(Sockets(Arc::clone(&pod)));
         // A task of its own: however much a pod asks, its connections are accepted meanwhile, and other pods'.
         let names = self.parts.data_plane.spawn(self.serve_names(&pod, &stop));
-        let proxy = Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone());
+        let proxy = Box::pin(Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone()));
         let service = self.parts.data_plane.spawn(async {
             let _ = tokio::join!(proxy, names);
         });

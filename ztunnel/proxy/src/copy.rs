@@ -27,46 +27,53 @@ use pump::{Direction, tcp_to_tcp, tcp_to_tunnel, tunnel_to_tcp};
 /// last words to arrive before its RST, as they would over TCP. Long for a queue that moves, short for a human.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
-/// Between an application and the tunnel. `near` is the application's end of the connection.
-pub(crate) async fn through_tunnel(
+/// Between an application and the tunnel. `near` is the application's end of the connection. Not an `async fn`, which
+/// would have room for what it takes twice.
+#[expect(clippy::manual_async_fn, reason = "see above")]
+pub(crate) fn through_tunnel(
     mut leg: Leg,
-    stream: TunnelStream,
+    TunnelStream { mut receiver, mut sender }: TunnelStream,
     near: End,
-    counters: &Arc<ByteCounters>,
-) -> Outcome {
-    let TunnelStream { mut receiver, mut sender } = stream;
-    let counters = std::slice::from_ref(counters);
-    let (away, back) = (Direction { from: near, counters }, Direction { from: near.opposite(), counters });
-    let receiving = AtomicBool::new(true);
-    let result = {
-        let (reader, writer) = leg.split();
-        let request = pin!(tcp_to_tunnel(reader, &mut sender, &away, &receiving));
-        let answer = pin!(tunnel_to_tcp(&mut receiver, writer, &back, &receiving));
-        both(request, answer).await
-    };
-    if result.as_ref().is_err_and(Broken::is_of_socket) {
-        tokio::time::sleep(LAST_WORDS).await;
+    counters: Arc<ByteCounters>,
+) -> impl Future<Output = Outcome> {
+    async move {
+        let counters = std::slice::from_ref(&counters);
+        let (away, back) =
+            (Direction { from: near, counters }, Direction { from: near.opposite(), counters });
+        let receiving = AtomicBool::new(true);
+        let result = {
+            let (reader, writer) = leg.split();
+            let request = pin!(tcp_to_tunnel(reader, &mut sender, &away, &receiving));
+            let answer = pin!(tunnel_to_tcp(&mut receiver, writer, &back, &receiving));
+            both(request, answer).await
+        };
+        if result.as_ref().is_err_and(Broken::is_of_socket) {
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+        finish([leg], result)
     }
-    finish([leg], result)
 }
 
 /// Between two TCP connections. What is busy goes by splice(2), as long as there are pipes.
-pub(crate) async fn between_sockets(
+#[expect(clippy::manual_async_fn, reason = "as above")]
+pub(crate) fn between_sockets<'a>(
     mut source: Leg,
     mut destination: Leg,
-    counters: &[Arc<ByteCounters>],
-    pipes: &Arc<Pipes>,
-) -> Outcome {
-    let onward = Direction { from: End::Source, counters };
-    let back = Direction { from: End::Destination, counters };
-    let result = {
-        let (source_reader, source_writer) = source.split();
-        let (destination_reader, destination_writer) = destination.split();
-        let request = pin!(tcp_to_tcp(source_reader, destination_writer, &onward, pipes));
-        let answer = pin!(tcp_to_tcp(destination_reader, source_writer, &back, pipes));
-        both(request, answer).await
-    };
-    finish([source, destination], result)
+    counters: &'a [Arc<ByteCounters>],
+    pipes: &'a Arc<Pipes>,
+) -> impl Future<Output = Outcome> + 'a {
+    async move {
+        let onward = Direction { from: End::Source, counters };
+        let back = Direction { from: End::Destination, counters };
+        let result = {
+            let (source_reader, source_writer) = source.split();
+            let (destination_reader, destination_writer) = destination.split();
+            let request = pin!(tcp_to_tcp(source_reader, destination_writer, &onward, pipes));
+            let answer = pin!(tcp_to_tcp(destination_reader, source_writer, &back, pipes));
+            both(request, answer).await
+        };
+        finish([source, destination], result)
+    }
 }
 
 /// Runs both directions to their end. A direction that has ended hands back a watch: it no longer reads from its

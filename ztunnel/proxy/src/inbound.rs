@@ -144,7 +144,11 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         loop {
             tokio::select! {
                 request = session.next() => match request {
-                    Some(request) => self.spawn(Arc::clone(self).stream(request, shared.clone())),
+                    Some(request) => {
+                        // Boxed: each step that they are handed to has room for them.
+                        let (request, guest) = (Box::new(request), Box::new(shared.clone()));
+                        self.spawn(Arc::clone(self).stream(request, guest));
+                    }
                     None => return,
                 },
                 () = drain.cancelled(), if !drained => {
@@ -156,15 +160,15 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// One CONNECT: resolve, authorize, connect to the application, and only then answer 200.
-    async fn stream(self: Arc<Self>, request: Request, guest: Guest) {
+    async fn stream(self: Arc<Self>, request: Box<Request>, guest: Box<Guest>) {
         let (mut ledger, client) = (self.open_ledger(&guest), guest.client);
         ledger.set_trace(trace_of(request.headers()));
         let outcome = match self.share_of(Source::Proven(guest.peer.clone())) {
-            Ok(_share) => match self.admit(request.authority(), guest, &mut ledger) {
+            Ok(_share) => match self.admit(request.authority(), *guest, &mut ledger) {
                 Ok((workload, place)) => self.carry_in(request, &workload, place, client, &mut ledger).await,
-                Err(refusal) => refuse(request, Failure::from(refusal)),
+                Err(refusal) => refuse(*request, Failure::from(refusal)),
             },
-            Err(failure) => refuse(request, failure),
+            Err(failure) => refuse(*request, failure),
         };
         ledger.close(&outcome);
     }
@@ -198,7 +202,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
 
     async fn carry_in(
         &self,
-        mut request: Request,
+        mut request: Box<Request>,
         workload: &Workload,
         mut place: Place,
         client: ClientAddr,
@@ -212,19 +216,19 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         };
         let (leg, _own) = match connected {
             Ok(connected) => connected,
-            Err(failure) => return refuse(request, failure),
+            Err(failure) => return refuse(*request, failure),
         };
         let stream = match request.accept(&baggage(workload)) {
             Ok(stream) => stream,
             Err(error) => return Failure::from(error).into_outcome(),
         };
         ledger.establish();
-        let counters = ledger.counters();
+        let carrying = Box::pin(through_tunnel(leg, stream, End::Destination, ledger.counters()));
         // What was revoked while it was being connected carries no byte.
         tokio::select! {
             biased;
             refusal = place.revoked() => Outcome::Refused(refusal),
-            outcome = through_tunnel(leg, stream, End::Destination, &counters) => outcome,
+            outcome = carrying => outcome,
         }
     }
 

@@ -55,10 +55,17 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         drop(place);
         ledger.establish();
         let counters = ledger.counters();
+        // Boxed, so that each takes what it needs, and not what the largest of them would.
         match upstream {
-            Upstream::Tunnel(stream) => through_tunnel(application, stream, End::Source, &counters).await,
-            Upstream::Socket(leg) => between_sockets(application, leg, &[counters], &self.proxy.pipes).await,
-            Upstream::Neighbour(entered) => entered.carry(application, counters, &self.proxy.pipes).await,
+            Upstream::Tunnel(stream) => {
+                Box::pin(through_tunnel(application, *stream, End::Source, counters)).await
+            }
+            Upstream::Socket(leg) => {
+                Box::pin(between_sockets(application, *leg, &[counters], &self.proxy.pipes)).await
+            }
+            Upstream::Neighbour(entered) => {
+                Box::pin(entered.carry(application, counters, &self.proxy.pipes)).await
+            }
         }
     }
 }

@@ -75,11 +75,12 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         drop(pending);
         ledger.establish();
         let counters = [ledger.counters()];
+        let carrying = Box::pin(between_sockets(client_leg, application, &counters, &self.proxy.pipes));
         // What was revoked while it was being connected carries no byte.
         tokio::select! {
             biased;
             refusal = place.revoked() => Outcome::Refused(refusal),
-            outcome = between_sockets(client_leg, application, &counters, &self.proxy.pipes) => outcome,
+            outcome = carrying => outcome,
         }
     }
 

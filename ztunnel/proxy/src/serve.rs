@@ -159,7 +159,8 @@ impl<S: SvidSource> Proxy<S> {
                 pod.recheck_at_changes(),
             )
         };
-        cut.run_until_cancelled(service).await;
+        // Boxed, as in `spawn`.
+        cut.run_until_cancelled(Box::pin(service)).await;
         drop(beside);
         pod.tasks.close();
         pod.tasks.wait().await;
@@ -208,6 +209,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     /// Runs a journey until it ends or the pod is cut. Dropping it resets its sockets and closes its ledger.
     pub(crate) fn spawn(&self, journey: impl Future<Output = ()> + Send + 'static) {
         let cut = self.stop.cut.clone();
+        // Boxed, as each future that hands it on would have room for it once more.
+        let journey = Box::pin(journey);
         self.tasks.spawn(async move {
             cut.run_until_cancelled(journey).await;
         });

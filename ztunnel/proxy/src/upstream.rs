@@ -33,9 +33,9 @@ use crate::{
 const ADDRESSES_OF_A_NAME: u32 = 3;
 
 pub(crate) enum Upstream {
-    Tunnel(TunnelStream),
-    Socket(Leg),
-    Neighbour(Entered),
+    Tunnel(Box<TunnelStream>),
+    Socket(Box<Leg>),
+    Neighbour(Box<Entered>),
 }
 
 /// Who connects, as one state knows it.
@@ -227,7 +227,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         record_route(ledger, &route);
         match authorize_outbound(outset.snapshot, outset.source, route)? {
             OutboundPermit::Tunnel(permit) => match self.shorten(permit, outset.client) {
-                Ok(direct) => Ok(Upstream::Neighbour(self.enter(direct, ledger).await?)),
+                Ok(direct) => Ok(Upstream::Neighbour(Box::new(self.enter(direct, ledger).await?))),
                 Err(permit) => self.dial(outset, permit, ledger).await,
             },
             OutboundPermit::Passthrough(permit) => Ok(self.pass_through(permit, outset.source).await?),
@@ -258,7 +258,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         match self.proxy.tunnel.dial(permit, headers, connect).await {
             Ok(dialed) => {
                 ledger.set_identities(own, dialed.peer, Proof::MutualTls);
-                Ok(Upstream::Tunnel(dialed.stream))
+                Ok(Upstream::Tunnel(Box::new(dialed.stream)))
             }
             Err(error) => {
                 self.note_limit(&error);
@@ -291,7 +291,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             _ => self.sockets.connect(target).await,
         };
         let stream = connected.map_err(|source| Failure::Connect { target, source })?;
-        Ok(Upstream::Socket(Leg::new(stream, seat)?))
+        Ok(Upstream::Socket(Box::new(Leg::new(stream, seat)?)))
     }
 }
 
