@@ -128,16 +128,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     node.start(&first).await.context("attaching the node's programs")?;
     tokio::spawn(Arc::clone(&node).run(desired));
     tokio::spawn(Arc::clone(&node).watch_over());
-    let upkept = Arc::clone(&ledgers);
-    tokio::spawn(async move {
-        let mut crowd = Crowd::default();
-        loop {
-            sleep(UPKEEP_INTERVAL).await;
-            if crowd.has_gone(upkept.count(), upkept.take_crest()) {
-                redirect::give_back_memory();
-            }
-        }
-    });
+    tokio::spawn(keep_small(Arc::clone(&ledgers), ready.clone()));
     let serving = async {
         pods.complete().await;
         ready.cancel();
@@ -152,6 +143,20 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     }
     drain(&node, &tunnel, &ledgers, config.drain_deadline.0).await;
     Ok(())
+}
+
+/// What it took to start is not needed again, and what it took to serve a crowd not soon.
+async fn keep_small(ledgers: Arc<Ledgers>, ready: CancellationToken) {
+    ready.cancelled().await;
+    let (mut crowd, mut started) = (Crowd::default(), false);
+    loop {
+        sleep(UPKEEP_INTERVAL).await;
+        let gone = crowd.has_gone(ledgers.count(), ledgers.take_crest(), ledgers.opened());
+        if gone || !std::mem::replace(&mut started, true) {
+            redirect::give_back_memory();
+            redirect::let_go_of_code();
+        }
+    }
 }
 
 /// Peers are asked to go elsewhere, but whoever still comes is served: a successor has taken the listeners, or

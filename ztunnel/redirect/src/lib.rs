@@ -41,7 +41,7 @@ pub use dumps::forbid_core_dumps;
 pub use error::RedirectError;
 pub use guard::Finding;
 pub use maps::VerdictCounts;
-pub use memory::give_back_memory;
+pub use memory::{give_back_memory, let_go_of_code};
 pub use namespace::NetworkNamespace;
 pub use older::OlderConnection;
 pub use pod::{Accepted, EnrolledPod, FailMode, PodSpec};

@@ -102,6 +102,11 @@ impl Ledgers {
         self.open.load(Relaxed)
     }
 
+    /// How many there have been since the start.
+    pub fn opened(&self) -> u64 {
+        self.next_id.load(Relaxed)
+    }
+
     /// The most that were open at once since this was last asked.
     pub fn take_crest(&self) -> usize {
         self.crest.swap(self.count(), Relaxed)
