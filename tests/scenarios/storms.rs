@@ -39,11 +39,7 @@ const A_SECOND: u32 = 4000;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn mesh() -> Mesh {
-    calm(MeshPlan::new(&["quiet storm", "server target"]))
-}
-
-fn calm(plan: MeshPlan) -> Mesh {
-    let mesh = plan.start().unwrap();
+    let mesh = MeshPlan::new(&["quiet storm", "server target"]).start().unwrap();
     for pod in ["storm", "target"] {
         mesh.pod(pod).give_way().unwrap();
     }
@@ -136,40 +132,6 @@ fn a_pod_that_is_stormed_does_not_starve_its_neighbour() {
         || Rate::start(outside, target, A_SECOND),
         |storm| was_a_storm(storm.stop()),
     );
-}
-
-/// How many times as long a quiet pod's connections take beside handshakes.
-fn times_beside_handshakes(mesh: &Mesh) -> f64 {
-    let alone = median(mesh);
-    let gateway = mesh.address("target", 0, 15008);
-    let storm = HandshakeStorm::start(mesh, &mesh.topology().outside, gateway, 300);
-    std::thread::sleep(Duration::from_millis(500));
-    let beside = median(mesh);
-    let answered = storm.stop();
-    let times = beside.as_secs_f64() / alone.as_secs_f64();
-    println!("alone {alone:?}, beside {answered} handshakes {beside:?}: {times:.2} times");
-    times
-}
-
-/// Catches: turns that are taken and change nothing. With as many as there is work, nobody waits for one: so it would be
-/// without them.
-#[test]
-fn it_is_the_turns_that_keep_a_storm_of_handshakes_apart() {
-    let plan = || MeshPlan::new(&["quiet storm", "server target"]);
-    let without = |_| {
-        let mesh = calm(plan().setting("limits", json!({ "turns": 65535 })));
-        let _server = Server::start(mesh.pod("server"), PORT, Behaviour::Echo).unwrap();
-        median(&mesh);
-        times_beside_handshakes(&mesh)
-    };
-    let with = |_| {
-        let mesh = calm(plan());
-        let _server = Server::start(mesh.pod("server"), PORT, Behaviour::Echo).unwrap();
-        median(&mesh);
-        times_beside_handshakes(&mesh)
-    };
-    let rounds: Vec<(f64, f64)> = (0..ROUNDS).map(|round| (with(round), without(round))).collect();
-    println!("with turns, without: {rounds:.2?}");
 }
 
 const STORM: usize = 20_000;
