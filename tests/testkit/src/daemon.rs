@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{Place, Process};
+use crate::{Place, Process, seccomp};
 
 mod http;
 mod metrics;
@@ -31,6 +31,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) log: &'a Path,
     /// Where it takes what only the node's root may ask.
     pub(crate) socket: &'a Path,
+    pub(crate) seccomp: Option<&'a Path>,
 }
 
 /// Where it has its configuration from.
@@ -63,6 +64,9 @@ impl Daemon {
         };
         command.stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
+        if let Some(profile) = launch.seccomp {
+            seccomp::confine(&mut command, profile)?;
+        }
         let process = place.start(command)?;
         let [binary, log, socket] = [launch.binary, launch.log, launch.socket].map(Path::to_owned);
         Ok(Self { process, place: place.clone(), binary, log, socket })

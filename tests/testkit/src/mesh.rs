@@ -16,6 +16,7 @@ use crate::{
     Daemon, Node, Pod, Topology,
     cni::CniPod,
     daemon::{How, Launch},
+    kubernetes,
     requirements::BPFFS,
 };
 
@@ -197,6 +198,25 @@ impl Mesh {
         self.node_directory(node).join("zds.sock")
     }
 
+    /// How the daemons reach the API server.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig")
+    }
+
+    /// Where the node's daemon answers the CNI plugin.
+    pub fn plugin_socket(&self, node: usize) -> PathBuf {
+        self.node_directory(self.node(node)).join("cni.sock")
+    }
+
+    pub fn enrolled_namespaces(&self, node: usize) -> PathBuf {
+        self.node_directory(self.node(node)).join("enrolled-namespaces")
+    }
+
+    /// The daemon's.
+    pub fn binary(&self) -> &Path {
+        &self.plan.binary
+    }
+
     fn node_directory(&self, node: &Node) -> PathBuf {
         self.directory.join(format!("node{}", node.number))
     }
@@ -221,6 +241,7 @@ impl Mesh {
             how,
             log: &directory.join(format!("{}.log", place.name())),
             socket: &socket,
+            seccomp: self.plan.seccomp.as_deref(),
         };
         Daemon::launch(place, &launch)
     }
@@ -266,6 +287,10 @@ impl Mesh {
                 settings.remove(key);
             }
             settings.insert("cni".to_owned(), json!({ "zdsSocket": self.zds_socket(node) }));
+        }
+        if self.plan.kubernetes {
+            settings.remove("podsFile");
+            settings.extend(kubernetes::settings(&directory, &self.kubeconfig(), "ztunnel-system"));
         }
         settings.extend(self.plan.settings.clone());
         settings.extend(self.plan.node_settings.get(&node.number).cloned().unwrap_or_default());

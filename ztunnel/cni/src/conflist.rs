@@ -17,6 +17,8 @@ pub enum ConfigurationError {
     Json(#[from] serde_json::Error),
     #[error("not a CNI configuration: it has neither `plugins` nor `type`")]
     Neither,
+    #[error("`plugins` is there twice: which of them counts is anybody's guess")]
+    Twice,
 }
 
 /// The configuration with `entry` as its last plugin, as a list even if it was a single plugin. `None` if it has just
@@ -84,6 +86,9 @@ impl Members {
     }
 
     fn plugins(&self) -> Result<Option<Vec<Box<RawValue>>>, ConfigurationError> {
+        if self.0.iter().filter(|(name, _)| name == "plugins").count() > 1 {
+            return Err(ConfigurationError::Twice);
+        }
         Ok(self.get("plugins").map(|plugins| serde_json::from_str(plugins.get())).transpose()?)
     }
 

@@ -6,7 +6,6 @@ mod request;
 mod router;
 mod seats;
 mod server;
-mod unix;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Tunnel, Usage};
 
-use self::{request::Request, seats::Rules, server::Door, unix::AdminSocket};
+use self::{request::Request, seats::Rules, server::Door};
 use crate::{
     certificates::Source,
     config::Config,
@@ -30,6 +29,7 @@ use crate::{
     metrics,
     node::Node,
     pods::PodsStatus,
+    private_socket::PrivateSocket,
     state::StateStatus,
 };
 
@@ -92,11 +92,10 @@ pub(crate) async fn serve(admin: &Arc<Admin>) -> anyhow::Result<()> {
         tokio::spawn(server::serve_tcp(bind(name, address).await?, door, pages_of(admin, handler)));
     }
     // Not worth a node without a mesh: there are signals, and reads are answered on loopback.
-    match AdminSocket::bind(&admin.config.admin_socket) {
+    match PrivateSocket::bind(&admin.config.admin_socket) {
         Ok(socket) => {
-            tokio::spawn(
-                socket.serve(Door::new(Rules { trusted: true, ..ADMIN }), pages_of(admin, router::answer)),
-            );
+            let door = Door::new(Rules { trusted: true, ..ADMIN });
+            tokio::spawn(server::serve_unix(socket, door, pages_of(admin, router::answer)));
         }
         Err(error) => {
             tracing::error!(

@@ -9,6 +9,7 @@ mod cni;
 mod control_plane;
 mod dns;
 mod flags;
+mod kubernetes;
 mod layers;
 mod limits;
 mod same_node;
@@ -33,16 +34,19 @@ use self::limits::Limits;
 pub(crate) use self::{
     access_log::AccessLog,
     certificates::CertificatesSection,
-    cni::Cni,
+    cni::{Cni, Install, Plugin},
     control_plane::ControlPlaneSection,
     dns::Dns,
     flags::Flags,
+    kubernetes::{Kubernetes, PodSourceKind},
     layers::{from_layers, read_layer},
     same_node::SameNode,
     span::Span,
 };
 
 pub(crate) const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/ztunnel";
+pub(crate) const DEFAULT_CNI_BINARIES: &str = "/opt/cni/bin";
+pub(crate) const DEFAULT_CNI_CONFIGURATIONS: &str = "/etc/cni/net.d";
 pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/ztunnel/admin.sock";
 
 /// What is in force; the file has these fields. Serializes into the admin endpoint's `/config_dump`: no secrets here, only
@@ -54,7 +58,7 @@ pub(crate) struct Config {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) cluster_id: String,
     pub(crate) state_file: Option<PathBuf>,
-    /// `None` where a CNI's agent names the pods.
+    /// `None` where a CNI's agent or Kubernetes names the pods.
     pub(crate) pods_file: Option<PathBuf>,
     pub(crate) bpf_dir: PathBuf,
     /// `None` where nothing of ours is attached.
@@ -77,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) handshake_deadline: Span,
     pub(crate) inspection_interval: Span,
     pub(crate) cni: Cni,
+    pub(crate) pod_source: Option<PodSourceKind>,
+    pub(crate) kubernetes: Kubernetes,
     pub(crate) dns: Dns,
     pub(crate) certificates: CertificatesSection,
     pub(crate) control_plane: Option<ControlPlaneSection>,
@@ -123,6 +129,8 @@ impl Default for Config {
             handshake_deadline: Span::of_seconds(10),
             inspection_interval: Span::of_seconds(2),
             cni: Cni::default(),
+            pod_source: None,
+            kubernetes: Kubernetes::default(),
             dns: Dns::default(),
             certificates: CertificatesSection::default(),
             control_plane: None,
@@ -150,7 +158,8 @@ pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
         ca_certificate: Some(elsewhere()),
         cgroup_root: Some(elsewhere()),
         state_file: (!is_set("/controlPlane") && !is_set("/stateFile")).then(elsewhere),
-        pods_file: (!is_set("/cni/zdsSocket") && !is_set("/podsFile")).then(elsewhere),
+        pods_file: (!is_set("/cni/zdsSocket") && !is_set("/podSource") && !is_set("/podsFile"))
+            .then(elsewhere),
         ..Flags::default()
     };
     from_layers([flags.layer()?, file]).map(|_| ())
@@ -160,16 +169,14 @@ impl Config {
     /// Decides what follows from other settings, and refuses what can't be meant.
     fn settle(mut self) -> anyhow::Result<Self> {
         let behind_cni = self.cni.zds_socket.is_some();
-        match (&self.pods_file, behind_cni) {
-            (Some(_), true) => {
-                bail!(
-                    "podsFile and cni.zdsSocket are both set: either the file names the pods, or the CNI's agent"
-                )
-            }
-            (None, false) => {
-                needed(self.pods_file.as_ref(), "podsFile", "--pods-file")?;
-            }
-            _ => {}
+        let named_by = [self.pods_file.is_some(), behind_cni, self.pod_source.is_some()];
+        match named_by.iter().filter(|is_set| **is_set).count() {
+            0 => drop(needed(self.pods_file.as_ref(), "podsFile", "--pods-file")?),
+            1 => {}
+            _ => bail!(
+                "more than one of podsFile, cni.zdsSocket and podSource is set: either the file names the pods, or the CNI's \
+                 agent, or Kubernetes"
+            ),
         }
         self.cgroup_root = match (behind_cni, self.cgroup_root.take()) {
             (true, _) => None,
@@ -208,6 +215,13 @@ impl Config {
             );
         }
         self.dns.check()?;
+        self.cni.check()?;
+        if self.pod_source.is_some() && self.node_name.is_empty() {
+            bail!("nodeName is not set: podSource needs it, to watch this node's pods and no others");
+        }
+        if self.cni.plugin.is_some() && self.pod_source.is_none() {
+            bail!("cni.plugin: it names pods as Kubernetes does; set podSource: kubernetes");
+        }
         let deadlines = [
             ("connectDeadline", self.connect_deadline),
             ("handshakeDeadline", self.handshake_deadline),

@@ -7,6 +7,7 @@ mod certificates;
 mod cni;
 mod config;
 mod crowd;
+mod discovery;
 mod explanation;
 mod files;
 mod istio;
@@ -15,13 +16,17 @@ mod metrics;
 mod node;
 mod offline;
 mod plaintext;
+mod plugin;
 mod pods;
+mod private_socket;
+mod privileges;
 mod profile;
 mod run;
 mod sockets;
 mod state;
 mod status;
 mod table;
+mod unenrol;
 mod verdicts;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -101,6 +106,11 @@ enum Command {
     ///
     /// The exit status is 0 if there is none, 1 if there is, 2 if the daemon does not answer.
     Plaintext(plaintext::Plaintext),
+    /// Take the mesh off this node: programs, pins, rules and routes in the pods, the CNI plugin and its configuration.
+    ///
+    /// What a restarted daemon needs is gone then, and pods talk plainly: this is for uninstalling, and is not what happens
+    /// when a daemon stops. Needs root. It refuses while a daemon runs.
+    Unenrol(unenrol::Unenrol),
 }
 
 #[derive(clap::Args)]
@@ -163,6 +173,7 @@ fn main() -> ExitCode {
         Command::Log(log) => Ok(log.run()),
         Command::Top(top) => Ok(top.run()),
         Command::Plaintext(question) => Ok(question.run()),
+        Command::Unenrol(all) => all.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("ztunnel: {}", whole_story(&error));

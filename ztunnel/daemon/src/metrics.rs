@@ -23,7 +23,9 @@ use tokio::{
 };
 use tunnel::TunnelLoad;
 
-use crate::{admin::Admin, certificates, cni, files, logging::DroppedLines, state, status, verdicts};
+use crate::{
+    admin::Admin, certificates, cni, discovery, files, logging::DroppedLines, state, status, verdicts,
+};
 
 const POOL_CONNECTIONS: &str = "ztunnel_pool_connections";
 const TUNNEL_STREAMS: &str = "ztunnel_tunnel_streams";
@@ -41,6 +43,7 @@ pub(crate) fn describe() {
     files::describe();
     certificates::describe();
     cni::describe();
+    discovery::describe();
     state::describe();
     status::describe();
     describe_gauge!(POOL_CONNECTIONS, "Outbound tunnel connections, those that are being made included.");

@@ -18,6 +18,7 @@ use std::{
 };
 
 use control::{Certificates, LocalPod};
+use futures::StreamExt;
 use model::{SharedSnapshot, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
 use proxy::{LocalWorkload, Proxy, Stop};
@@ -39,6 +40,8 @@ use crate::{
 
 /// How soon a pod whose enrolment failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Pods that are enrolled at the same time.
+const SETTLED_AT_ONCE: usize = 16;
 
 pub(crate) struct Node {
     pub(crate) parts: Parts,
@@ -79,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) data_plane: Handle,
     pub(crate) inspection_interval: Duration,
     pub(crate) drain_deadline: Duration,
+    /// Pods that should be on the list, and cannot be yet.
+    pub(crate) unplaced: watch::Receiver<Arc<BTreeMap<WorkloadUid, String>>>,
 }
 
 impl Node {
@@ -97,8 +102,9 @@ impl Node {
     }
 
     /// Enrols the first list of pods, then attaches the node's programs.
-    pub(crate) async fn start(self: &Arc<Self>, desired: &[LocalPod]) -> Result<(), RedirectError> {
+    pub(crate) async fn start(self: &Arc<Self>, desired: &Arc<Vec<LocalPod>>) -> Result<(), RedirectError> {
         self.reconcile(desired).await;
+        self.reconciled.send_replace(Arc::clone(desired));
         self.parts.redirector.activate(&borrowed(&self.pods()))?;
         self.forget_strangers();
         Ok(())
@@ -179,13 +185,14 @@ impl Node {
         }
         let problems = self.problems.lock();
         let enrolled = self.enrolled.lock();
-        let uids: BTreeSet<_> = problems.keys().chain(enrolled.keys()).collect();
+        let unplaced = self.parts.unplaced.borrow();
+        let uids: BTreeSet<_> = problems.keys().chain(enrolled.keys()).chain(unplaced.keys()).collect();
         uids.into_iter()
             .map(|uid| PodStatus {
                 uid: uid.clone(),
                 settings: enrolled.get(uid).map(|enrolled| enrolled.desired.clone()),
                 enrolled: enrolled.contains_key(uid),
-                problem: problems.get(uid).cloned(),
+                problem: problems.get(uid).or_else(|| unplaced.get(uid)).cloned(),
                 connections: counts.get(uid).copied().unwrap_or_default(),
             })
             .collect()
@@ -224,11 +231,9 @@ impl Node {
             self.let_go(&uid);
         }
         self.problems.lock().retain(|uid, _| wanted.contains_key(uid));
-        for pod in desired {
-            if !self.drain.is_cancelled() && self.differs(pod) {
-                self.settle(pod).await;
-            }
-        }
+        let differing = desired.iter().filter(|pod| !self.drain.is_cancelled() && self.differs(pod));
+        // A pod whose namespace is slow to answer holds up no other.
+        futures::stream::iter(differing).for_each_concurrent(SETTLED_AT_ONCE, |pod| self.settle(pod)).await;
         self.keep_certificates();
     }
 
@@ -316,6 +321,11 @@ impl Node {
 
     fn keep(&self, enrolled: Enrolled) {
         self.enrolled.lock().insert(enrolled.desired.uid.clone(), enrolled);
+    }
+
+    /// Whether pods that come now are another daemon's to serve.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.drain.is_cancelled() || self.is_superseded()
     }
 
     /// Whether a newer daemon has taken this node over. It follows the list then; we only end what we have.

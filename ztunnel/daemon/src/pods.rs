@@ -1,26 +1,37 @@
-//! Where the list of this node's pods comes from: a file, or a CNI's agent.
+//! Where the list of this node's pods comes from: a file, a CNI's agent, or Kubernetes.
 
 use std::{path::PathBuf, sync::Arc};
 
 use control::{FileStatus, LocalPod, PodsFile, Zds, ZdsStatus};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     cni::{CniList, record_agent},
-    config::Config,
+    config::{Config, Plugin, PodSourceKind},
+    discovery::{self, Discovery, DiscoveryStatus, Unplaced},
     node::Node,
+    plugin,
 };
 
 pub(crate) enum PodSource {
     File(PodsFile),
     Agent { list: Arc<CniList>, socket: PathBuf, status: watch::Sender<ZdsStatus> },
+    Kubernetes { discovery: Discovery, plugin: Option<Plugin> },
 }
 
 /// The list, followed for as long as this lives.
 pub(crate) enum Following {
-    File { _pods: PodsFile },
+    File {
+        _pods: PodsFile,
+    },
     Agent(Zds),
+    Kubernetes {
+        _discovery: Discovery,
+        _door: Option<AbortOnDropHandle<()>>,
+        _installing: Option<AbortOnDropHandle<()>>,
+    },
 }
 
 /// What the admin endpoint tells of it.
@@ -28,17 +39,22 @@ pub(crate) enum Following {
 pub(crate) enum PodsStatus {
     File(watch::Receiver<FileStatus>),
     Agent(watch::Receiver<ZdsStatus>),
+    Kubernetes(watch::Receiver<DiscoveryStatus>),
 }
 
 impl PodSource {
     pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
+        if config.pod_source == Some(PodSourceKind::Kubernetes) {
+            let (discovery, plugin) = (Discovery::start(config).await?, config.cni.plugin.clone());
+            return Ok(Self::Kubernetes { discovery, plugin });
+        }
         match (&config.pods_file, &config.cni.zds_socket) {
             (Some(file), _) => Ok(Self::File(PodsFile::start(file).await?)),
             (None, Some(socket)) => {
                 let list = CniList::new(config.cluster_id.clone());
                 Ok(Self::Agent { list, socket: socket.clone(), status: watch::Sender::default() })
             }
-            (None, None) => anyhow::bail!("neither podsFile nor cni.zdsSocket is set"),
+            (None, None) => anyhow::bail!("none of podsFile, podSource and cni.zdsSocket is set"),
         }
     }
 
@@ -46,6 +62,7 @@ impl PodSource {
         match self {
             Self::File(pods) => pods.pods(),
             Self::Agent { list, .. } => list.pods(),
+            Self::Kubernetes { discovery, .. } => discovery.pods(),
         }
     }
 
@@ -53,12 +70,49 @@ impl PodSource {
         match self {
             Self::File(pods) => PodsStatus::File(pods.status()),
             Self::Agent { status, .. } => PodsStatus::Agent(status.subscribe()),
+            Self::Kubernetes { discovery, .. } => PodsStatus::Kubernetes(discovery.status()),
         }
     }
 
-    /// The agent is connected to only now: it is answered when `node` has tried to serve a pod.
+    /// Pods that should be on the list, and cannot be yet.
+    pub(crate) fn unplaced(&self) -> watch::Receiver<Arc<Unplaced>> {
+        match self {
+            Self::File(_) | Self::Agent { .. } => watch::Sender::default().subscribe(),
+            Self::Kubernetes { discovery, .. } => discovery.unplaced(),
+        }
+    }
+
+    /// Waits until the first list can be relied on: pods of a daemon before us that are not on it are let go of.
+    pub(crate) async fn first(&self) {
+        if let Self::Kubernetes { discovery, .. } = self {
+            discovery.complete().await;
+        }
+    }
+
+    /// The agent is connected to only now, and the plugin answered: they hear when `node` has tried to serve a pod.
     pub(crate) fn follow(self, node: &Arc<Node>) -> Following {
         match self {
+            Self::Kubernetes { discovery, plugin } => {
+                let door = plugin.as_ref().and_then(|plugin| {
+                    let opened = discovery.open_door(&plugin.socket, node);
+                    // The pods that run are worth serving all the same.
+                    opened
+                        .inspect_err(|error| {
+                            let error = format!("{error:#}");
+                            tracing::error!(
+                                error,
+                                "the CNI plugin is not answered; new pods of the mesh wait"
+                            );
+                        })
+                        .ok()
+                });
+                let install = plugin.and_then(|plugin| Some((plugin.install.clone()?, plugin)));
+                // Only where somebody answers: until then new pods start without us and are found.
+                let installing = install.filter(|_| door.is_some()).map(|(install, plugin)| {
+                    AbortOnDropHandle::new(tokio::spawn(plugin::keep(plugin, install, Arc::clone(node))))
+                });
+                Following::Kubernetes { _discovery: discovery, _door: door, _installing: installing }
+            }
             Self::File(pods) => Following::File { _pods: pods },
             Self::Agent { list, socket, status } => {
                 list.answer_by(node);
@@ -83,14 +137,16 @@ impl PodsStatus {
     pub(crate) fn file(&self) -> Option<FileStatus> {
         match self {
             Self::File(status) => Some(status.borrow().clone()),
-            Self::Agent(_) => None,
+            Self::Agent(_) | Self::Kubernetes(_) => None,
         }
     }
 
     /// What the agent's connection counts, if there is one.
     pub(crate) fn record(&self) {
-        if let Self::Agent(status) = self {
-            record_agent(&status.borrow());
+        match self {
+            Self::File(_) => {}
+            Self::Agent(status) => record_agent(&status.borrow()),
+            Self::Kubernetes(status) => discovery::record(&status.borrow()),
         }
     }
 }
@@ -100,6 +156,7 @@ impl Serialize for PodsStatus {
         match self {
             Self::File(status) => status.borrow().serialize(serializer),
             Self::Agent(status) => status.borrow().serialize(serializer),
+            Self::Kubernetes(status) => status.borrow().serialize(serializer),
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     metrics,
     node::{Node, Parts},
     pods::PodSource,
+    privileges,
     state::State,
 };
 
@@ -47,9 +48,12 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(config: Config, log: &Log) -> anyhow::Result<()> {
+    // Threads have it from the one that starts them.
+    privileges::forbid_more();
     let data_plane = Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
         .thread_name("data-plane")
+        .on_thread_start(privileges::keep_for_data_plane)
         .enable_all()
         .build()
         .context("starting the data plane's threads")?;
@@ -95,6 +99,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         data_plane: data_plane.handle().clone(),
         inspection_interval: config.inspection_interval.0,
         drain_deadline: config.drain_deadline.0,
+        unplaced: pods.unplaced(),
     });
     let (ready, quit) = (CancellationToken::new(), CancellationToken::new());
     let desired = pods.pods();
@@ -116,6 +121,10 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         quit: quit.clone(),
     });
     admin::serve(&admin).await?;
+    if stopped.run_until_cancelled(pods.first()).await.is_none() {
+        tracing::info!("stopped before this node's pods were known");
+        return Ok(());
+    }
     let first = Arc::clone(&desired.borrow());
     state.keep(&first);
     tokio::spawn(Arc::clone(&state).follow(desired.clone()));
@@ -124,8 +133,8 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         tracing::info!("stopped before the mesh was known");
         return Ok(());
     }
-    let pods = pods.follow(&node);
     node.start(&first).await.context("attaching the node's programs")?;
+    let pods = pods.follow(&node);
     tokio::spawn(Arc::clone(&node).run(desired));
     tokio::spawn(Arc::clone(&node).watch_over());
     tokio::spawn(keep_small(Arc::clone(&ledgers), ready.clone()));

@@ -42,11 +42,7 @@ impl Captured {
     }
 
     pub(crate) fn enrol(&self, spec: PodSpec) -> Result<EnrolledPod, RedirectError> {
-        let namespace = NetworkNamespace::open(&spec.netns)?.held();
-        if spec.netns_identity.is_some_and(|expected| expected != namespace.identity()) {
-            let problem = "its network namespace has gone, and its descriptor names another pod's";
-            return Err(RedirectError::Pod { uid: spec.uid.to_string(), problem });
-        }
+        let namespace = NetworkNamespace::of(&spec)?;
         if namespace.is_home().map_err(inside("comparing it with the daemon's own"))? {
             let problem = "its network namespace is the daemon's own";
             return Err(RedirectError::Pod { uid: spec.uid.to_string(), problem });

@@ -26,6 +26,8 @@ pub enum RedirectError {
     Pod { uid: String, problem: &'static str },
     #[error("a newer daemon serves this node")]
     Superseded,
+    #[error("a daemon serves this node's pods and would enrol them again; stop it first")]
+    StillServed,
 }
 
 impl RedirectError {
@@ -41,6 +43,7 @@ impl RedirectError {
             Self::Abi { .. } => "abi",
             Self::Pod { .. } => "pod",
             Self::Superseded => "superseded",
+            Self::StillServed => "still_served",
         }
     }
 

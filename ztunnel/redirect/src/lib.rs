@@ -29,9 +29,11 @@ mod pod;
 mod redirection;
 mod redirector;
 mod routing;
+pub mod sandbox;
 mod scratch;
 mod socket;
 mod sysctl;
+mod unenrol;
 
 pub use captured::Captured;
 pub use conntrack::Conntrack;
@@ -47,3 +49,4 @@ pub use older::OlderConnection;
 pub use pod::{Accepted, EnrolledPod, FailMode, PodSpec};
 pub use redirection::Redirection;
 pub use redirector::{Redirector, Settings};
+pub use unenrol::{Removed, refuse_if_served, unenrol_all};

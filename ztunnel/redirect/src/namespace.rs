@@ -1,10 +1,14 @@
 //! Network namespaces: opening one, doing something inside, and its cookie.
-#![expect(unsafe_code, reason = "neither SO_NETNS_COOKIE nor NS_GET_NSTYPE has a safe wrapper")]
+#![expect(unsafe_code, reason = "neither SO_NETNS_COOKIE nor the questions of nsfs have a safe wrapper")]
 
 use std::{
     fs::File,
     io,
-    os::{fd::AsRawFd, linux::fs::MetadataExt, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, FromRawFd},
+        linux::fs::MetadataExt,
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     process, ptr,
     sync::OnceLock,
@@ -16,13 +20,16 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::RedirectError;
+use crate::{PodSpec, RedirectError};
 
 /// `SO_NETNS_COOKIE`, since Linux 5.14; include/uapi/asm-generic/socket.h
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// `NS_GET_NSTYPE`, since Linux 4.11; include/uapi/linux/nsfs.h
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+/// `NS_GET_USERNS` and `NS_GET_PARENT`, since Linux 4.9; the same header.
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
 
 /// Keeps the namespace alive while it is open.
 #[derive(Debug)]
@@ -49,6 +56,20 @@ impl NetworkNamespace {
         Ok(Self { identity: (metadata.st_dev(), metadata.st_ino()), file, path: path.to_owned() })
     }
 
+    /// The pod's. Where its identity is known, the path is a descriptor's, which may be closed before we are done, and then
+    /// used again.
+    pub(crate) fn of(pod: &PodSpec) -> Result<Self, RedirectError> {
+        let namespace = Self::open(&pod.netns)?;
+        match pod.netns_identity {
+            None => Ok(namespace),
+            Some(expected) if expected == namespace.identity => Ok(namespace.held()),
+            Some(_) => {
+                let problem = "its network namespace has gone, and its descriptor names another pod's";
+                Err(RedirectError::Pod { uid: pod.uid.to_string(), problem })
+            }
+        }
+    }
+
     /// Its device and inode: no other namespace has them while this one is open.
     pub(crate) fn identity(&self) -> (u64, u64) {
         self.identity
@@ -60,8 +81,8 @@ impl NetworkNamespace {
         Ok((own.st_dev(), own.st_ino()) == self.identity)
     }
 
-    /// Named from now on by our own descriptor: for one that came by a descriptor that somebody else may close.
-    pub(crate) fn held(self) -> Self {
+    /// Named from now on by our own descriptor.
+    fn held(self) -> Self {
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         Self { path, ..self }
     }
@@ -93,8 +114,28 @@ impl NetworkNamespace {
         Ok(inside())
     }
 
+    /// Whether it belongs to this process's user namespace, or to one that is at most so many generations below.
+    pub(crate) fn is_of_our_users(&self, generations: usize) -> io::Result<bool> {
+        let ours = std::fs::metadata("/proc/self/ns/user")?;
+        let mut owner = related(&self.file, NS_GET_USERNS)?;
+        for generation in 0..=generations {
+            let metadata = owner.metadata()?;
+            if (metadata.st_dev(), metadata.st_ino()) == (ours.st_dev(), ours.st_ino()) {
+                return Ok(true);
+            }
+            if generation < generations {
+                owner = related(&owner, NS_GET_PARENT)?;
+            }
+        }
+        Ok(false)
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    pub(crate) fn into_file(self) -> File {
+        self.file
     }
 }
 
@@ -124,6 +165,16 @@ fn home() -> io::Result<&'static File> {
 fn namespace_type(namespace: &File) -> libc::c_int {
     // SAFETY: the descriptor is open, and the request takes no argument.
     unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) }
+}
+
+fn related(namespace: &File, relation: libc::Ioctl) -> io::Result<File> {
+    // SAFETY: the descriptor is open, and the request takes no argument.
+    let descriptor = unsafe { libc::ioctl(namespace.as_raw_fd(), relation) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
 }
 
 fn cookie_of(socket: &Socket) -> io::Result<u64> {

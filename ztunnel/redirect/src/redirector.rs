@@ -127,7 +127,7 @@ impl Redirector {
     /// Enrols a pod, or takes it over from a daemon before us.
     pub async fn enrol(&self, spec: PodSpec) -> Result<EnrolledPod, RedirectError> {
         spec.check()?;
-        let namespace = NetworkNamespace::open(&spec.netns)?;
+        let namespace = NetworkNamespace::of(&spec)?;
         let cookie = namespace.cookie().map_err(inside("asking for its cookie"))?;
         if cookie == self.node_cookie {
             let problem = "its network namespace is the node's own";

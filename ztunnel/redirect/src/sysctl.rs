@@ -1,6 +1,16 @@
 //! The pod namespace's own sysctls that steering relies on.
 
-use std::{fs, io};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::fd::{AsFd, OwnedFd},
+    sync::OnceLock,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
 
 use crate::{NetworkNamespace, RedirectError};
 
@@ -30,6 +40,32 @@ fn set(name: &'static str) -> Result<Option<&'static str>, RedirectError> {
         Ok(_) => {}
         Err(error) => return Err(failed(error)),
     }
-    fs::write(&path, "1").map_err(failed)?;
+    match fs::write(&path, "1") {
+        // As container runtimes have it for who is not privileged altogether.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            set_by_own_proc(name).map_err(failed)?;
+        }
+        written => written.map_err(failed)?,
+    }
     Ok(Some(name))
+}
+
+/// By a /proc of our own that is mounted nowhere: what may be written there is up to capabilities alone.
+fn set_by_own_proc(name: &str) -> io::Result<()> {
+    let file = openat(own_proc()?, format!("sys/{name}"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    File::from(file).write_all(b"1")
+}
+
+fn own_proc() -> io::Result<&'static OwnedFd> {
+    static PROC: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(proc) = PROC.get() {
+        return Ok(proc);
+    }
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let proc = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    Ok(PROC.get_or_init(|| proc))
 }

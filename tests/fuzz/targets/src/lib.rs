@@ -6,6 +6,7 @@
 
 mod authority;
 mod certificate;
+mod cni;
 mod connect_headers;
 mod dns;
 mod files;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use authority::authority;
 pub use certificate::{certificate, revocation_list};
+pub use cni::cni_configuration;
 pub use connect_headers::connect_headers;
 pub use dns::{dns_answer, dns_query};
 pub use files::{pods_file, state_file};
@@ -33,6 +35,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("authority", authority),
     ("certificate", certificate),
+    ("cni_configuration", cni_configuration),
     ("connect_headers", connect_headers),
     ("dns_answer", dns_answer),
     ("dns_query", dns_query),

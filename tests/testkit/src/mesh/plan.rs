@@ -59,6 +59,10 @@ pub struct MeshPlan {
     pub policies: Vec<Value>,
     /// A CNI redirects the pods and names them, so the daemons have no list of their own.
     pub cni: bool,
+    /// A seccomp profile that the daemons are confined to.
+    pub seccomp: Option<PathBuf>,
+    /// Kubernetes names the pods: an API server, which is to be started, and the CNI plugin.
+    pub kubernetes: bool,
     /// What Istio's manifests set for all nodes; the daemons are started by it, and have no configuration file.
     pub istio: Option<BTreeMap<String, String>>,
     /// More of the daemons' configuration.
@@ -77,6 +81,8 @@ impl MeshPlan {
             services: Vec::new(),
             policies: Vec::new(),
             cni: false,
+            seccomp: None,
+            kubernetes: false,
             istio: None,
             settings: Map::new(),
             node_settings: BTreeMap::new(),
@@ -113,6 +119,18 @@ impl MeshPlan {
     /// The CNI's agents are to be started for themselves, before the daemons or after.
     pub fn cni(mut self) -> Self {
         self.cni = true;
+        self
+    }
+
+    /// The daemons are confined to this profile.
+    pub fn seccomp(mut self, profile: PathBuf) -> Self {
+        self.seccomp = Some(profile);
+        self
+    }
+
+    /// The API server is to be started before the daemons ([`crate::kubernetes::api_server`]).
+    pub fn kubernetes(mut self) -> Self {
+        self.kubernetes = true;
         self
     }
 

@@ -55,9 +55,17 @@ fn a_single_plugin_becomes_a_list() {
 
 #[test]
 fn what_is_no_configuration_is_left_alone() {
-    for text in
-        ["", "{", "[]", "7", "{}", r#"{"plugins": 7}"#, r#"{"plugins": {"type": "x"}}"#, "{\"a\":1} more"]
-    {
+    for text in [
+        "",
+        "{",
+        "[]",
+        "7",
+        "{}",
+        r#"{"plugins": 7}"#,
+        r#"{"plugins": {"type": "x"}}"#,
+        "{\"a\":1} more",
+        r#"{"plugins":[],"plugins":[]}"#,
+    ] {
         assert!(with_entry(text, &entry()).is_err(), "{text}");
     }
     // An item that is no plugin is not ours to judge.

@@ -1,31 +1,17 @@
 //! Packets of the agent's socket: `SOCK_SEQPACKET`, one message each, at most 1024 bytes, descriptors by `SCM_RIGHTS`.
 
-use std::{
-    io::{self, IoSliceMut},
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
-    path::Path,
-};
+use std::{io, os::fd::OwnedFd, path::Path};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, send, socket_with,
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
 };
 use tokio::{io::Interest, net::UnixStream};
 
-pub(super) const LONGEST_PACKET: usize = 1024;
-/// As many as there is room for; a right one has one at most.
-const MOST_DESCRIPTORS: usize = 4;
+use crate::packet::{Packet, receive};
 
+pub(super) const LONGEST_PACKET: usize = 1024;
 /// A stream in name only: to be told when the socket is ready is all that is asked of it.
 pub(super) struct PacketSocket(UnixStream);
-
-pub(super) struct Packet {
-    pub(super) bytes: Vec<u8>,
-    pub(super) descriptors: Vec<OwnedFd>,
-    /// Some of it did not fit.
-    pub(super) truncated: bool,
-}
 
 impl PacketSocket {
     /// A Unix socket connects at once or not at all.
@@ -42,7 +28,7 @@ impl PacketSocket {
 
     /// `None` at the end of the connection.
     pub(super) async fn receive(&self) -> io::Result<Option<Packet>> {
-        let packet = self.0.async_io(Interest::READABLE, || receive(&self.0)).await?;
+        let packet = receive(&self.0, LONGEST_PACKET).await?;
         Ok((!packet.bytes.is_empty() || !packet.descriptors.is_empty()).then_some(packet))
     }
 
@@ -55,23 +41,4 @@ impl PacketSocket {
         let flags = SendFlags::NOSIGNAL;
         self.0.async_io(Interest::WRITABLE, || Ok(send(&self.0, bytes, flags)?)).await.map(drop)
     }
-}
-
-fn receive(socket: &UnixStream) -> io::Result<Packet> {
-    let mut bytes = vec![0; LONGEST_PACKET];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received =
-        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let descriptors = ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    bytes.truncate(received.bytes);
-    let truncated = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
-    Ok(Packet { bytes, descriptors, truncated })
 }

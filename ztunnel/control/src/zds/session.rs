@@ -15,9 +15,10 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     CniPods, ZdsStatus,
-    packet::{LONGEST_PACKET, Packet, PacketSocket},
+    packet::{LONGEST_PACKET, PacketSocket},
     request::{Request, answer_to},
 };
+use crate::packet::Packet;
 
 /// The agent waits 5 s for an answer, and then gives the connection up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);

@@ -30,6 +30,7 @@ use super::{
     request::Request,
     seats::{Rules, Seat, Seats},
 };
+use crate::private_socket::PrivateSocket;
 
 /// After a failure of accept(2), such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -77,7 +78,7 @@ impl Door {
     }
 }
 
-pub(super) async fn accept_failed(error: io::Error) {
+async fn accept_failed(error: io::Error) {
     tracing::warn!(%error, "an endpoint cannot accept");
     sleep(ACCEPT_PAUSE).await;
 }
@@ -165,5 +166,12 @@ pub(super) async fn serve_tcp(listener: tokio::net::TcpListener, door: Door, pag
             Ok((stream, peer)) => door.welcome(stream, Some(peer.ip().to_canonical()), &pages).await,
             Err(error) => accept_failed(error).await,
         }
+    }
+}
+
+/// The same, for whoever the socket lets in.
+pub(super) async fn serve_unix(socket: PrivateSocket, door: Door, pages: Arc<impl Pages>) {
+    loop {
+        door.welcome(socket.accept().await, None, &pages).await;
     }
 }

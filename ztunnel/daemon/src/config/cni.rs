@@ -1,7 +1,8 @@
-//! The section `cni`: whether somebody else redirects the pods' traffic.
+//! The section `cni`: whether somebody else redirects the pods' traffic, and our own plugin.
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,4 +11,72 @@ pub(crate) struct Cni {
     /// The socket of a CNI's agent that speaks ZDS, as istio-cni does. With it, the agent says which pods are in the
     /// mesh and redirects their traffic; no eBPF program is loaded.
     pub(crate) zds_socket: Option<PathBuf>,
+    /// `ztunnel-cni`, by which pods are enrolled before they start. Paths are the same on the node and in the daemon.
+    pub(crate) plugin: Option<Plugin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Plugin {
+    /// Where it asks.
+    pub(crate) socket: PathBuf,
+    /// Whose pods wait while no daemon is there. It has to outlive a restart of the node.
+    pub(crate) enrolled_namespaces: PathBuf,
+    /// Whose pods are never asked about.
+    pub(crate) exempt_namespaces: Vec<String>,
+    /// How long it waits for an answer.
+    pub(crate) timeout_seconds: u16,
+    /// Put it into the node's configuration, and keep it there.
+    pub(crate) install: Option<Install>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Install {
+    /// The plugin's binary; by default beside the daemon's.
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) binary_directory: PathBuf,
+    pub(crate) configuration_directory: PathBuf,
+}
+
+impl Default for Plugin {
+    fn default() -> Self {
+        Self {
+            socket: "/var/run/ztunnel/cni.sock".into(),
+            enrolled_namespaces: "/etc/cni/net.d/ztunnel/enrolled-namespaces".into(),
+            exempt_namespaces: vec!["kube-system".to_owned()],
+            timeout_seconds: 20,
+            install: None,
+        }
+    }
+}
+
+impl Default for Install {
+    fn default() -> Self {
+        Self {
+            binary: None,
+            binary_directory: super::DEFAULT_CNI_BINARIES.into(),
+            configuration_directory: super::DEFAULT_CNI_CONFIGURATIONS.into(),
+        }
+    }
+}
+
+impl Cni {
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let Some(plugin) = &self.plugin else { return Ok(()) };
+        ensure!(
+            (1..=100).contains(&plugin.timeout_seconds),
+            "cni.plugin.timeoutSeconds: expected 1 to 100 (the kubelet gives up after 120), found {}",
+            plugin.timeout_seconds
+        );
+        for (name, path) in [("socket", &plugin.socket), ("enrolledNamespaces", &plugin.enrolled_namespaces)]
+        {
+            ensure!(
+                path.is_absolute(),
+                "cni.plugin.{name}: expected an absolute path, found `{}`",
+                path.display()
+            );
+        }
+        Ok(())
+    }
 }

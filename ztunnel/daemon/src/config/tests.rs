@@ -32,6 +32,21 @@ fn dns_is_on_behind_a_cni_unless_it_is_turned_off() {
     assert!(!enabled(&format!("{cni}dns: {{enabled: false}}\n")));
 }
 
+/// Two lists of pods would each let go of what the other has.
+#[test]
+fn one_source_names_the_pods() {
+    let error = |text: &str| format!("{:#}", load_text(text, &Flags::default()).unwrap_err());
+    let kubernetes = COMPLETE.replace("podsFile: /p\n", "podSource: kubernetes\n");
+    assert!(error(&kubernetes).contains("nodeName is not set"));
+    let complete = format!("{kubernetes}nodeName: node1\n");
+    load_text(&format!("{complete}cni: {{plugin: {{install: {{}}}}}}\n"), &Flags::default()).unwrap();
+    assert!(error(&format!("{complete}podsFile: /p\n")).contains("more than one of podsFile"));
+    assert!(error(&format!("{complete}cni: {{zdsSocket: /z}}\n")).contains("more than one of podsFile"));
+    assert!(error(&format!("{COMPLETE}cni: {{plugin: {{}}}}\n")).contains("set podSource: kubernetes"));
+    assert!(error(&format!("{complete}cni: {{plugin: {{timeoutSeconds: 0}}}}\n")).contains("1 to 100"));
+    assert!(error(&format!("{complete}cni: {{plugin: {{socket: s}}}}\n")).contains("cni.plugin.socket"));
+}
+
 #[test]
 fn errors_name_the_place_and_the_cure() {
     let error = |text: &str| format!("{:#}", load_text(text, &Flags::default()).unwrap_err());

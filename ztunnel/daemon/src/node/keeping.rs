@@ -22,7 +22,8 @@ const INSPECTION_DEADLINE: Duration = Duration::from_secs(5);
 impl Node {
     /// Pods of a daemon before us that nobody wants any more, once we know which those are.
     pub(super) fn forget_strangers(&self) {
-        if !self.problems.lock().is_empty() || self.strangers_forgotten.load(Ordering::Relaxed) {
+        let are_known = self.problems.lock().is_empty() && self.parts.unplaced.borrow().is_empty();
+        if !are_known || self.strangers_forgotten.load(Ordering::Relaxed) {
             return;
         }
         match self.parts.redirector.forget_strangers(&borrowed(&self.pods())) {

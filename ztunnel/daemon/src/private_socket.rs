@@ -1,4 +1,5 @@
-//! The door for those who may change something: a Unix socket that only the node's root reaches.
+//! A Unix socket that only the node's root reaches: the admin endpoint's for who may change something, and the CNI
+//! plugin's.
 //!
 //! Its directory and the socket belong to us and are closed to others, and each peer's credentials are looked at besides:
 //! root's or our own user's, nobody else's.
@@ -8,16 +9,20 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
 
-use super::server::{Door, Pages, accept_failed};
+/// After a failure of accept(2), such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket at its place. Dropping it takes it away, unless a newer daemon's stands there by now.
-pub(super) struct AdminSocket {
+pub(crate) struct PrivateSocket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode.
@@ -25,9 +30,9 @@ pub(super) struct AdminSocket {
     owner: u32,
 }
 
-impl AdminSocket {
+impl PrivateSocket {
     /// Takes the place of a socket that is there already: an older daemon's, or one that nobody listens on any more.
-    pub(super) fn bind(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn bind(path: &Path) -> anyhow::Result<Self> {
         let directory = path.parent().context("expected an absolute path of a file")?;
         ensure!(path.is_absolute(), "expected an absolute path");
         let name = path.file_name().context("expected the path of a file")?.to_string_lossy();
@@ -46,13 +51,19 @@ impl AdminSocket {
         Ok(Self { listener, path: path.to_owned(), file, owner })
     }
 
-    /// Serves whoever may come in, forever.
-    pub(super) async fn serve(self, door: Door, pages: Arc<impl Pages>) {
+    /// Whoever comes next and may come in.
+    pub(crate) async fn accept(&self) -> UnixStream {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) if self.admits(&stream) => door.welcome(stream, None, &pages).await,
-                Ok(_) => tracing::warn!("the admin socket was connected to by somebody who is not root"),
-                Err(error) => accept_failed(error).await,
+                Ok((stream, _)) if self.admits(&stream) => return stream,
+                Ok(_) => {
+                    let path = self.path.display();
+                    tracing::warn!(%path, "a socket of ours was connected to by somebody who is not root");
+                }
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "a socket of ours cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -66,7 +77,7 @@ fn may_come_in(peer: u32, owner: u32) -> bool {
     peer == 0 || peer == owner
 }
 
-impl Drop for AdminSocket {
+impl Drop for PrivateSocket {
     fn drop(&mut self) {
         let now = fs::symlink_metadata(&self.path).map(|now| (now.dev(), now.ino()));
         if now.is_ok_and(|now| now == self.file) {
@@ -132,9 +143,9 @@ mod tests {
     async fn it_is_closed_to_others_and_takes_the_place_of_an_older_one() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("run/admin.sock");
-        let older = AdminSocket::bind(&path).unwrap();
+        let older = PrivateSocket::bind(&path).unwrap();
         assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
-        let newer = AdminSocket::bind(&path).unwrap();
+        let newer = PrivateSocket::bind(&path).unwrap();
         drop(older);
         std::os::unix::net::UnixStream::connect(&path).expect("the older took the newer's away");
         drop(newer);
@@ -148,7 +159,8 @@ mod tests {
         let open = base.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
-        let refused = |path: &Path| format!("{:#}", AdminSocket::bind(path).err().expect("it was accepted"));
+        let refused =
+            |path: &Path| format!("{:#}", PrivateSocket::bind(path).err().expect("it was accepted"));
         assert!(refused(&open.join("admin.sock")).contains("others may write"));
         let linked = base.path().join("linked");
         std::os::unix::fs::symlink(base.path(), &linked).unwrap();

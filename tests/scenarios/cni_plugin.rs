@@ -1,0 +1,164 @@
+//! The CNI plugin: the real binary, run as a container runtime runs it, against a real daemon.
+
+use std::{net::SocketAddr, thread, time::Instant};
+
+use serde_json::Value;
+use testkit::{
+    Mesh, MeshPlan, Place,
+    api_server::ApiServer,
+    capture::{Capture, Keep},
+    client::Dial,
+    eventually,
+    kubernetes::{Plugin, Sandbox, api_server, namespace, pod},
+    server::{Behaviour, Server},
+};
+
+use crate::support::{FAMILIES, assert_encrypted};
+
+const SECRET: &[u8] = b"the payload that nobody else may read";
+
+struct Cluster {
+    mesh: Mesh,
+    api: ApiServer,
+}
+
+impl Cluster {
+    /// The namespace `default` is in the mesh. All pods are scheduled, and none runs.
+    fn start(nodes: &[&str]) -> Self {
+        let mut mesh = MeshPlan::new(nodes).kubernetes().build().unwrap();
+        let api = api_server(&mesh).unwrap();
+        api.put(namespace("default", Some("ambient"))).unwrap();
+        api.put(namespace("plain", None)).unwrap();
+        for number in 1..=nodes.len() {
+            for name in mesh.node(number).pods.iter().map(|pod| pod.name()) {
+                api.put(pod(&mesh, number, name, &[])).unwrap();
+            }
+            mesh.start_daemon(number).unwrap();
+        }
+        Self { mesh, api }
+    }
+
+    fn plugin(&self) -> Plugin {
+        Plugin::of(&self.mesh, 1)
+    }
+
+    fn add(&self, node: usize, name: &str) -> Result<String, Value> {
+        Plugin::of(&self.mesh, node).call("ADD", &Sandbox::of(&self.mesh, name)).unwrap()
+    }
+}
+
+#[track_caller]
+fn echo(from: &Place, target: SocketAddr) {
+    assert_eq!(from.run(move || Dial::to(target).exchange(SECRET)).expect("an echo"), SECRET);
+}
+
+/// Catches: a pod whose first connection leaves in plaintext; a result of the plugins before that is changed; a pod that goes
+/// and is held on to.
+#[test]
+fn a_pod_is_in_the_mesh_before_it_starts() {
+    let cluster = Cluster::start(&["client", "server"]);
+    let Cluster { mesh, .. } = &cluster;
+    for (node, name) in [(1, "client"), (2, "server")] {
+        assert!(!mesh.daemon(node).serves(&Mesh::uid(name)), "it does not run");
+        let printed = cluster.add(node, name).expect("the pod may start");
+        assert_eq!(printed, Plugin::result(&mesh.pod(name).ips()).to_string(), "as it came, to the letter");
+        assert!(mesh.daemon(node).serves(&Mesh::uid(name)), "it starts, so it is served");
+    }
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    for family in FAMILIES {
+        let capture = Capture::start(mesh.topology().underlay(), "node1", Keep::Everything).unwrap();
+        echo(mesh.pod("client"), mesh.address("server", family, 8080));
+        assert_encrypted(&capture.stop().unwrap(), &mesh.pod("client").ips(), SECRET);
+    }
+    let plugin = cluster.plugin();
+    let sandbox = Sandbox::of(mesh, "client");
+    plugin.call("CHECK", &sandbox).unwrap().expect("it is as it should be");
+    let older = Sandbox { container: "sandbox-0", ..sandbox.clone() };
+    plugin.call("DEL", &older).unwrap().unwrap();
+    assert!(mesh.daemon(1).serves(&Mesh::uid("client")), "a sandbox that it has no longer");
+    plugin.call("DEL", &sandbox).unwrap().unwrap();
+    eventually("it is let go", || (!mesh.daemon(1).serves(&Mesh::uid("client"))).then_some(()));
+    cluster.add(1, "client").expect("it may start again");
+    eventually("all is counted", || {
+        let enrolled = [("verdict", "enrolled")];
+        let count = mesh.daemon(1).metric("ztunnel_cni_plugin_requests_total", &enrolled).unwrap();
+        (count == 3.0).then_some(())
+    });
+}
+
+/// Catches: the mesh in the way of pods that are none of its.
+#[test]
+fn pods_outside_of_the_mesh_start_untouched() {
+    let cluster = Cluster::start(&["client opted-out"]);
+    let Cluster { mesh, api } = &cluster;
+    let mut opted_out = pod(mesh, 1, "opted-out", &[]);
+    opted_out["metadata"]["labels"]["istio.io/dataplane-mode"] = "none".into();
+    api.put(opted_out).unwrap();
+    eventually("the daemon knows of the label", || cluster.add(1, "opted-out").ok());
+    let mut plain = pod(mesh, 1, "client", &[]);
+    plain["metadata"]["namespace"] = "plain".into();
+    api.delete("v1", "pods", "default", "client");
+    api.put(plain).unwrap();
+    let sandbox = Sandbox { namespace: "plain", ..Sandbox::of(mesh, "client") };
+    cluster.plugin().call("ADD", &sandbox).unwrap().expect("not in the mesh");
+    let system = Sandbox { namespace: "kube-system", ..sandbox };
+    cluster.plugin().call("ADD", &system).unwrap().expect("never asked about");
+    assert_eq!(mesh.daemon(1).admin("/pods").unwrap(), serde_json::json!([]));
+}
+
+/// Catches: plaintext, or a node where nothing starts, while the daemon is away.
+#[test]
+fn without_the_daemon_pods_of_the_mesh_wait_and_others_start() {
+    let mut cluster = Cluster::start(&["client"]);
+    let killed = cluster.mesh.take_daemon(1).unwrap();
+    eventually("the namespaces are written down", || {
+        cluster.mesh.enrolled_namespaces(1).exists().then_some(())
+    });
+    killed.kill().unwrap();
+    let refusal = cluster.add(1, "client").expect_err("nobody enrols it");
+    assert_eq!(refusal["code"], 11, "{refusal}");
+    assert!(
+        refusal["msg"].as_str().unwrap().contains("pods of namespace default are in the mesh"),
+        "{refusal}"
+    );
+    let plain = Sandbox { namespace: "plain", ..Sandbox::of(&cluster.mesh, "client") };
+    cluster.plugin().call("ADD", &plain).unwrap().expect("it is not in the mesh");
+    cluster.mesh.start_daemon(1).unwrap();
+    cluster.add(1, "client").expect("the kubelet tries again");
+    assert!(cluster.mesh.daemon(1).serves(&Mesh::uid("client")));
+}
+
+/// Catches: one pod that cannot be enrolled, and holds up all that start after it.
+#[test]
+fn a_stuck_pod_holds_up_no_other() {
+    let cluster = Cluster::start(&["client other"]);
+    let plugin = cluster.plugin();
+    let unknown = Sandbox { name: "unheard-of", ..Sandbox::of(&cluster.mesh, "client") };
+    thread::scope(|scope| {
+        let stuck = scope.spawn(|| plugin.call("ADD", &unknown).unwrap());
+        let begun = Instant::now();
+        cluster.add(1, "other").expect("the other starts");
+        assert!(begun.elapsed().as_secs() < 4, "it waited: {:?}", begun.elapsed());
+        let refusal = stuck.join().unwrap().expect_err("the API server knows nothing of it");
+        assert_eq!(refusal["code"], 11, "{refusal}");
+        assert!(refusal["msg"].as_str().unwrap().contains("not told of this pod"), "{refusal}");
+    });
+}
+
+/// Catches: pods that cannot start, or start outside of the mesh, while a newer daemon takes over.
+#[test]
+fn pods_start_while_a_newer_daemon_takes_over() {
+    let mut cluster = Cluster::start(&["first second third"]);
+    cluster.add(1, "first").unwrap();
+    let newer = cluster.mesh.launch_beside(1).unwrap();
+    cluster.add(1, "second").expect("while there are two");
+    newer.wait_until_ready().unwrap();
+    let mut older = cluster.mesh.take_daemon(1).unwrap();
+    older.terminate().unwrap();
+    cluster.mesh.put_daemon(1, newer);
+    cluster.add(1, "third").expect("while the older drains");
+    assert!(older.wait(std::time::Duration::from_secs(30)).unwrap().success());
+    assert!(cluster.mesh.daemon(1).serves(&Mesh::uid("third")));
+    cluster.plugin().call("DEL", &Sandbox::of(&cluster.mesh, "third")).unwrap().unwrap();
+    assert!(cluster.mesh.plugin_socket(1).exists(), "the older took the newer's socket away");
+}
