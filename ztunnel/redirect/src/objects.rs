@@ -1,7 +1,5 @@
 //! The eBPF objects embedded in this binary: checking, loading.
 
-use std::{panic::resume_unwind, thread};
-
 use aya::{
     Ebpf, EbpfLoader,
     programs::{CgroupSockAddr, CgroupSockopt, Program, ProgramError, ProgramFd, SkLookup, SockOps},
@@ -30,15 +28,6 @@ pub(crate) fn check() -> Result<(), RedirectError> {
 
 /// Loads the node's programs, on the pinned maps if there are any.
 pub(crate) fn load_node(pins: &Pins, node_cookie: u64, kubelet_cgroup: u64) -> Result<Ebpf, RedirectError> {
-    apart(|| load_node_here(pins, node_cookie, kubelet_cgroup))
-}
-
-/// Loads one pod's own lookup program.
-pub(crate) fn load_pod(pins: &Pins, cookie: u64) -> Result<Ebpf, RedirectError> {
-    apart(|| load_pod_here(pins, cookie))
-}
-
-fn load_node_here(pins: &Pins, node_cookie: u64, kubelet_cgroup: u64) -> Result<Ebpf, RedirectError> {
     let mut loader = EbpfLoader::new();
     loader.override_global(abi::global::NODE_COOKIE, &node_cookie, true).override_global(
         abi::global::KUBELET_CGROUP,
@@ -52,7 +41,8 @@ fn load_node_here(pins: &Pins, node_cookie: u64, kubelet_cgroup: u64) -> Result<
     Ok(object)
 }
 
-fn load_pod_here(pins: &Pins, cookie: u64) -> Result<Ebpf, RedirectError> {
+/// Loads one pod's own lookup program.
+pub(crate) fn load_pod(pins: &Pins, cookie: u64) -> Result<Ebpf, RedirectError> {
     let mut loader = EbpfLoader::new();
     loader.override_global(abi::global::POD_COOKIE, &cookie, true);
     let mut object = load(loader, pins, POD)?;
@@ -69,15 +59,6 @@ pub(crate) fn program<'o>(object: &'o Ebpf, name: &'static str) -> Result<&'o Pr
 pub(crate) fn program_id(object: &Ebpf, name: &'static str) -> Result<u32, RedirectError> {
     let program = object.program(name).ok_or_else(|| missing(name))?;
     program.info().map(|info| info.id()).map_err(|error| RedirectError::ebpf(name, &error))
-}
-
-/// The loader reads all that the kernel knows of its own types, some 20 MiB in small pieces. On a thread of its own it takes
-/// them from a heap of its own, and what the daemon keeps does not come to lie between them.
-fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| match scope.spawn(work).join() {
-        Ok(done) => done,
-        Err(panic) => resume_unwind(panic),
-    })
 }
 
 fn load(mut loader: EbpfLoader<'_>, pins: &Pins, object: &[u8]) -> Result<Ebpf, RedirectError> {
