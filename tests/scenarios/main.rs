@@ -9,6 +9,7 @@ mod captured;
 mod certificates;
 mod cni_plugin;
 mod control_plane;
+mod controller;
 mod discovery;
 mod dns;
 mod endpoints;

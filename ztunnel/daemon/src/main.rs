@@ -6,6 +6,7 @@ mod ask;
 mod certificates;
 mod cni;
 mod config;
+mod controller;
 mod crowd;
 mod discovery;
 mod explanation;
@@ -111,6 +112,12 @@ enum Command {
     /// What a restarted daemon needs is gone then, and pods talk plainly: this is for uninstalling, and is not what happens
     /// when a daemon stops. Needs root. It refuses while a daemon runs.
     Unenrol(unenrol::Unenrol),
+    /// Serve state and certificates to the daemons of a cluster that has no control plane: what a Deployment runs.
+    ///
+    /// Watches the Kubernetes API; speaks the same protocols as istiod, so that daemons need no setting of their own. Any
+    /// replica serves, one leads: it makes the mesh's root, once, and writes the status of policies.
+    #[command(after_help = controller::EXAMPLE)]
+    Controller(Box<controller::Controller>),
 }
 
 #[derive(clap::Args)]
@@ -174,6 +181,7 @@ fn main() -> ExitCode {
         Command::Top(top) => Ok(top.run()),
         Command::Plaintext(question) => Ok(question.run()),
         Command::Unenrol(all) => all.run(),
+        Command::Controller(controller) => controller.run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("ztunnel: {}", whole_story(&error));

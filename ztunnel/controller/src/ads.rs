@@ -1,0 +1,91 @@
+//! State for the daemons: delta ADS, as istiod serves it.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
+
+use futures::{Stream, stream::unfold};
+use proto::{
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_server::AggregatedDiscoveryService,
+    },
+    tonic::{Request, Response, Status, Streaming, async_trait},
+};
+use tokio::sync::{Semaphore, mpsc};
+
+mod session;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use session::Session;
+
+use crate::{authentication::Authenticator, book::Book, probes::Counters};
+
+/// Daemons: one for each node, two of them during an update.
+const STREAMS: usize = 10_000;
+/// Responses with all there is that are encoded and on their way at once: each may be as large as the mesh.
+const LARGE_RESPONSES: usize = 4;
+
+/// Clones serve the same.
+#[derive(Clone)]
+pub(crate) struct Discovery {
+    pub(crate) book: Arc<Book>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) counters: Arc<Counters>,
+    streams: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+impl Discovery {
+    pub(crate) fn new(book: Arc<Book>, authenticator: Arc<Authenticator>, counters: Arc<Counters>) -> Self {
+        let [streams, large] = [STREAMS, LARGE_RESPONSES].map(|places| Arc::new(Semaphore::new(places)));
+        Self { book, authenticator, counters, streams, large }
+    }
+}
+
+pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+#[async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type DeltaAggregatedResourcesStream = Responses;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let caller = self.authenticator.daemon(request.metadata()).await.inspect_err(|_| {
+            self.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let place = Arc::clone(&self.streams).try_acquire_owned();
+        let place = place.map_err(|_| Status::resource_exhausted("too many streams"))?;
+        let (outgoing, responses) = mpsc::channel(1);
+        let who = caller.pod.clone().unwrap_or_default();
+        let session =
+            Session::new(Arc::clone(&self.book), Arc::clone(&self.counters), Arc::clone(&self.large), who);
+        let mut requests = request.into_inner();
+        tokio::spawn(async move {
+            let _place = place;
+            let ended = session.run(Box::pin(unfold_requests(&mut requests)), &outgoing).await;
+            if let Err(status) = ended {
+                let _ = outgoing.send(Err(status)).await;
+            }
+        });
+        let responses = unfold(responses, |mut responses| async move {
+            responses.recv().await.map(|response| (response, responses))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+/// Until the stream ends, properly or not.
+fn unfold_requests(
+    requests: &mut Streaming<DeltaDiscoveryRequest>,
+) -> impl Stream<Item = DeltaDiscoveryRequest> + Send + '_ {
+    unfold(requests, |requests| async move {
+        let request = requests.message().await.ok().flatten()?;
+        Some((request, requests))
+    })
+}

@@ -1,0 +1,27 @@
+//! The roots for those who are to trust the controller: a ConfigMap that daemons mount.
+
+use anyhow::Context;
+use kubernetes::k8s_openapi::api::core::v1::ConfigMap;
+use kubernetes::kube::{
+    Api, Client,
+    api::{ObjectMeta, Patch, PatchParams},
+};
+
+/// As Istio calls it.
+const NAME: &str = "istio-ca-root-cert";
+const KEY: &str = "root-cert.pem";
+
+pub(super) async fn write(client: &Client, namespace: &str, roots: &str) -> anyhow::Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let found = maps.get_opt(NAME).await.context("reading the ConfigMap")?;
+    let stands = found.and_then(|map| map.data).and_then(|mut data| data.remove(KEY));
+    if stands.as_deref() == Some(roots) {
+        return Ok(());
+    }
+    let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+    let data = Some([(KEY.to_owned(), roots.to_owned())].into());
+    let map = ConfigMap { metadata, data, ..ConfigMap::default() };
+    let parameters = PatchParams::apply("ztunnel-controller").force();
+    let written = maps.patch(NAME, &parameters, &Patch::Apply(&map)).await;
+    written.map(drop).with_context(|| format!("writing ConfigMap {namespace}/{NAME}"))
+}

@@ -1,0 +1,53 @@
+//! `ztunnel controller`: the cluster's control plane, for clusters that have no other. The room `controller` does the work.
+
+use anyhow::Context;
+
+use crate::{
+    config::{Config, LogFormat},
+    logging,
+};
+
+pub(crate) const EXAMPLE: &str = "\
+Examples:
+  ztunnel controller                                  # in a pod: its service account and POD_NAMESPACE say the rest
+  ztunnel controller --kubeconfig ~/.kube/config --namespace ztunnel-system --server-names 192.0.2.7
+  ztunnel controller crds | kubectl apply -f -        # AuthorizationPolicy and PeerAuthentication
+
+It needs to list and watch namespaces, nodes, pods, services, endpointslices, authorizationpolicies and
+peerauthentications; to create tokenreviews; to patch the status of both policies; and in its own namespace to keep
+a Lease, a Secret (ztunnel-ca) and a ConfigMap (istio-ca-root-cert). Daemons find it by `controlPlane.address`
+(Service:15012), with `controlPlane.rootCertificates` from that ConfigMap and a projected token for --audience.";
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Controller {
+    #[command(subcommand)]
+    ask: Option<Ask>,
+    #[command(flatten)]
+    settings: ::controller::Settings,
+    /// What is logged: error, warn, info, debug, trace, or a filter.
+    #[arg(long, env = "ZTUNNEL_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
+    log_level: String,
+    /// The form of the log.
+    #[arg(long, env = "ZTUNNEL_LOG_FORMAT", value_enum, default_value = "plain")]
+    log_format: LogFormat,
+}
+
+#[derive(clap::Subcommand)]
+enum Ask {
+    /// Print the CRDs of the policies, as YAML.
+    Crds,
+}
+
+impl Controller {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if let Some(Ask::Crds) = self.ask {
+            print!("{}", ::controller::crds()?);
+            return Ok(());
+        }
+        let config = Config { log_level: self.log_level, log_format: self.log_format, ..Config::default() };
+        let _log = logging::start(&config)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.context("starting")?.block_on(::controller::run(self.settings))
+    }
+}
