@@ -1,8 +1,8 @@
 //! The CNI plugin: the real binary, run as a container runtime runs it, against a real daemon.
 
-use std::{net::SocketAddr, thread, time::Instant};
+use std::{fs, net::SocketAddr, process::Command, thread, time::Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{
     Mesh, MeshPlan, Place,
     api_server::ApiServer,
@@ -103,7 +103,7 @@ fn pods_outside_of_the_mesh_start_untouched() {
     cluster.plugin().call("ADD", &sandbox).unwrap().expect("not in the mesh");
     let system = Sandbox { namespace: "kube-system", ..sandbox };
     cluster.plugin().call("ADD", &system).unwrap().expect("never asked about");
-    assert_eq!(mesh.daemon(1).admin("/pods").unwrap(), serde_json::json!([]));
+    assert_eq!(mesh.daemon(1).admin("/pods").unwrap(), json!([]));
 }
 
 /// Catches: plaintext, or a node where nothing starts, while the daemon is away.
@@ -161,4 +161,49 @@ fn pods_start_while_a_newer_daemon_takes_over() {
     assert!(cluster.mesh.daemon(1).serves(&Mesh::uid("third")));
     cluster.plugin().call("DEL", &Sandbox::of(&cluster.mesh, "third")).unwrap().unwrap();
     assert!(cluster.mesh.plugin_socket(1).exists(), "the older took the newer's socket away");
+}
+
+/// Catches: a plugin that is not where the runtime looks, one that another installer has undone, and what is left of it.
+#[test]
+fn the_daemon_keeps_the_plugin_installed() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name);
+    let others = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge"}]}"#;
+    for directory in ["net.d", "bin"] {
+        fs::create_dir(path(directory)).unwrap();
+    }
+    let list = path("net.d/10-pods.conflist");
+    fs::write(&list, others).unwrap();
+    let plugin = json!({ "plugin": {
+        "socket": path("cni.sock"),
+        "enrolledNamespaces": path("net.d/ztunnel/enrolled-namespaces"),
+        "install": { "binaryDirectory": path("bin"), "configurationDirectory": path("net.d") },
+    }});
+    let mut mesh = MeshPlan::new(&["client"]).kubernetes().setting("cni", plugin).build().unwrap();
+    let api = api_server(&mesh).unwrap();
+    api.put(namespace("default", Some("ambient"))).unwrap();
+    mesh.start_daemon(1).unwrap();
+    let entry = || {
+        let list: Value = serde_json::from_str(&fs::read_to_string(&list).ok()?).ok()?;
+        list["plugins"].as_array()?.iter().find(|plugin| plugin["type"] == "ztunnel-cni").cloned()
+    };
+    let found = eventually("it is in the chain", entry);
+    assert_eq!(found["socket"].as_str(), path("cni.sock").to_str());
+    for name in ["bin/ztunnel-cni", "net.d/ztunnel/enrolled-namespaces", "cni.sock"] {
+        assert!(path(name).exists(), "{name}: the runtime runs the plugin from now on");
+    }
+    fs::write(&list, others).unwrap();
+    eventually("it is in the chain again", entry);
+    mesh.take_daemon(1).unwrap().kill().unwrap();
+    assert!(entry().is_some(), "without a daemon, pods of the mesh have to wait");
+    let mut unenrol = Command::new(mesh.binary());
+    unenrol.args(["unenrol", "--all", "--bpf-dir"]).arg(mesh.bpf_directory(1));
+    unenrol.arg("--cni-configurations").arg(path("net.d")).arg("--cni-binaries").arg(path("bin"));
+    assert!(mesh.node(1).host.output(unenrol).unwrap().status.success());
+    assert!(entry().is_none());
+    let left: Vec<_> =
+        fs::read_dir(path("net.d")).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["10-pods.conflist"]);
+    assert_eq!(fs::read_dir(path("bin")).unwrap().count(), 0);
+    assert!(!path("cni.sock").exists());
 }
