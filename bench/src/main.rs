@@ -36,9 +36,15 @@ fn main() -> Result<()> {
 fn run(options: &Options) -> Result<()> {
     let mut findings = Findings::default();
     for part in options.parts() {
-        part.measure(options, &mut findings)?;
+        // The others are worth having all the same.
+        if let Err(error) = part.measure(options, &mut findings) {
+            progress::failed(&format!("{part:?} ended early: {error:#}"));
+        }
     }
     // Those who want them know where to look.
     findings.figures.sort_by_key(|figure| figure.table.ends_with("plain values"));
-    report::write(options, &findings)
+    report::write(options, &findings)?;
+    let failures = progress::failures().len();
+    anyhow::ensure!(failures == 0, "{failures} failures; the report has them");
+    Ok(())
 }

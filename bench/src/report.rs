@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::{
     options::Options,
     parts::{Findings, memory::sidecars},
+    progress,
 };
 use chart::Series;
 use figure::Figure;
@@ -21,10 +22,10 @@ use figure::Figure;
 pub(crate) fn write(options: &Options, findings: &Findings) -> Result<()> {
     let goals = goals::judge(&findings.figures);
     let machine = machine(options);
-    let text = markdown::report(&machine, &findings.figures, &goals);
+    let text = markdown::report(&machine, &findings.figures, &goals, &progress::failures());
     if let Some(path) = &options.json {
-        let all = json!({ "machine": machine, "goals": goals, "figures": findings.figures, "samples": findings.samples });
-        save(path, &serde_json::to_string_pretty(&all)?)?;
+        let all = json!({ "machine": machine, "goals": goals, "figures": findings.figures, "samples": findings.samples, "failures": progress::failures() });
+        save(path, &serde_json::to_string(&all)?)?;
     }
     match &options.report {
         Some(name) => {

@@ -18,9 +18,6 @@ mod lane;
 use istio::Istio;
 pub(crate) use lane::{Lane, Sample};
 
-/// Each opens thousands of connections to the same few addresses; a port that waits in TIME_WAIT may be taken again.
-const SYSCTLS: [(&str, &str); 1] = [("net.ipv4.tcp_tw_reuse", "1")];
-
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Nodes with pods, a server in those that are called.
@@ -38,7 +35,8 @@ impl Stand {
         let log_all = json!({ "mode": "all" });
         match &options.proxy {
             None => {
-                Self::around(plan.binary(options.daemon.clone()).setting("accessLog", log_all).start()?, None)
+                let plan = plan.binary(options.daemon.clone()).setting("accessLog", log_all);
+                Ok(Self::around(plan.start()?, None))
             }
             Some(_) => Self::behind_a_control_plane(options, plan),
         }
@@ -48,7 +46,7 @@ impl Stand {
     pub(crate) fn behind_a_control_plane(options: &Options, plan: MeshPlan) -> Result<Self> {
         let binary = options.proxy.as_ref().unwrap_or(&options.daemon);
         let (mesh, istio) = Istio::start(plan.binary(binary.clone()))?;
-        Self::around(mesh, Some(istio))
+        Ok(Self::around(mesh, Some(istio)))
     }
 
     /// Changes what there is, and tells of it.
@@ -59,14 +57,11 @@ impl Stand {
 
     /// The same places, and nothing that redirects.
     pub(crate) fn bare(plan: MeshPlan) -> Result<Self> {
-        Self::around(plan.build()?, None)
+        Ok(Self::around(plan.build()?, None))
     }
 
-    fn around(mesh: Mesh, istio: Option<Istio>) -> Result<Self> {
-        for pod in mesh.topology().nodes.iter().flat_map(|node| &node.pods) {
-            SYSCTLS.into_iter().try_for_each(|(name, value)| pod.sysctl(name, value))?;
-        }
-        Ok(Self { servers: Vec::new(), mesh, istio, enrolled: Vec::new() })
+    fn around(mesh: Mesh, istio: Option<Istio>) -> Self {
+        Self { servers: Vec::new(), mesh, istio, enrolled: Vec::new() }
     }
 
     /// Enrols pods of the first node that the plan had left out, and waits for it.

@@ -13,7 +13,7 @@ use super::order::{Direction, Outcome, port};
 
 const BUFFER: usize = 256 << 10;
 /// Whoever hangs this long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(server: IpAddr, streams: usize, direction: Direction, millis: u64) -> Result<Outcome> {
     let connections: Vec<TcpStream> =

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{latency::Latencies, order::Outcome, requests::outcome};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(servers: &[SocketAddr], count: usize, at_once: usize) -> Result<Outcome> {
     let next = Cell::new(0);

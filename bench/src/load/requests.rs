@@ -18,7 +18,7 @@ use super::{
     order::{ANSWER, Outcome, REQUEST, port},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(server: IpAddr, connections: usize, millis: u64) -> Result<Outcome> {
     let server = SocketAddr::new(server, port::ANSWER);

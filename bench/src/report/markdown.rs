@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{figure::Figure, goals::Judged, statistics::short};
 
-pub(crate) fn report(machine: &Value, figures: &[Figure], goals: &[Judged]) -> String {
+pub(crate) fn report(machine: &Value, figures: &[Figure], goals: &[Judged], failures: &[String]) -> String {
     let mut text = String::from("# What the mesh costs\n\n");
     text.push_str("Medians, with the least and the most in parentheses; `x` is a ratio against the same traffic without a mesh, each\nmeasured in the same round. [BENCHMARKS](../../docs/BENCHMARKS.md) says how to read it.\n\n");
     let known = machine.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
@@ -14,6 +14,11 @@ pub(crate) fn report(machine: &Value, figures: &[Figure], goals: &[Judged]) -> S
         known.map(|(key, value)| format!("{key} {}", value.to_string().trim_matches('"'))).collect();
     let _ = writeln!(text, "Measured on: {}.\n", facts.join(", "));
     text.push_str(&self::goals(goals));
+    if !failures.is_empty() {
+        let _ = writeln!(text, "## Failures\n\nMeasured again, or missing below.\n");
+        failures.iter().for_each(|failure| _ = writeln!(text, "- {}", failure.replace('\n', " ")));
+        text.push('\n');
+    }
     for name in in_order(figures.iter().map(|figure| figure.table)) {
         let own: Vec<&Figure> = figures.iter().filter(|figure| figure.table == name).collect();
         table(&mut text, name, &own);
@@ -85,7 +90,7 @@ mod tests {
             figure("down", "cpu", &[4.0, 5.0, 6.0]),
             figure("up", "cpu", &[3.0]),
         ];
-        let text = report(&Value::Null, &figures, &[]);
+        let text = report(&Value::Null, &figures, &[], &[]);
         assert!(text.contains("| | rate [x] | cpu [x] |\n| --- | --- | --- |\n"), "{text}");
         assert!(text.contains("| up | 0.500 | 3.00 |\n| down |  | 5.00 (4.00..6.00) |\n"), "{text}");
     }

@@ -1,6 +1,6 @@
 //! One way from a client to a server, and everybody who works on it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
@@ -9,7 +9,10 @@ use crate::{
         start::Client,
     },
     measure::processor,
+    progress,
 };
+
+const ATTEMPTS: usize = 3;
 
 /// Its processes are all that the traffic passes.
 pub(crate) struct Lane {
@@ -34,7 +37,18 @@ pub(crate) struct Sample {
 }
 
 impl Lane {
+    /// What fails is told in the report and measured again.
     pub(crate) fn measure(&mut self, order: &Order) -> Result<Sample> {
+        for _ in 1..ATTEMPTS {
+            match self.measure_once(order) {
+                Err(error) => progress::failed(&format!("{}: {error}", self.name)),
+                sample => return sample,
+            }
+        }
+        self.measure_once(order).with_context(|| format!("{}, for the third time", self.name))
+    }
+
+    fn measure_once(&mut self, order: &Order) -> Result<Sample> {
         let softirq = processor::ksoftirqd()?;
         let groups: Vec<Vec<u32>> = [vec![self.client.id()], vec![self.server], softirq]
             .into_iter()
