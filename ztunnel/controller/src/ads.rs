@@ -27,7 +27,7 @@ use crate::{authentication::Authenticator, book::Book, probes::Counters};
 /// Daemons: one for each node, two of them during an update.
 const STREAMS: usize = 10_000;
 /// Responses with all there is that are encoded and on their way at once: each may be as large as the mesh.
-const LARGE_RESPONSES: usize = 4;
+const LARGE_RESPONSES: usize = 2;
 
 /// Clones serve the same.
 #[derive(Clone)]

@@ -124,16 +124,17 @@ async fn daemon(channel: ChannelSettings, told: mpsc::UnboundedSender<(usize, Ve
         outgoing.recv().await.map(|request| (request, outgoing))
     });
     let mut responses = client.delta_aggregated_resources(outgoing).await.unwrap().into_inner();
-    while let Some(response) = responses.message().await.unwrap() {
+    // Until the controller is gone.
+    while let Ok(Some(response)) = responses.message().await {
         let answer = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()
         };
-        requests.send(answer).unwrap();
+        let _ = requests.send(answer);
         if response.type_url == ADDRESS_TYPE {
             let names = response.resources.iter().take(10).map(|resource| resource.name.clone()).collect();
-            told.send((response.resources.len(), names)).unwrap();
+            let _ = told.send((response.resources.len(), names));
         }
     }
 }

@@ -1,11 +1,15 @@
 //! `ztunnel controller`: the cluster's control plane, for clusters that have no other. The room `controller` does the work.
 
+use std::time::Duration;
+
 use anyhow::Context;
 
 use crate::{
     config::{Config, LogFormat},
     logging,
 };
+
+const GIVE_BACK: Duration = Duration::from_secs(10);
 
 pub(crate) const EXAMPLE: &str = "\
 Examples:
@@ -48,6 +52,17 @@ impl Controller {
         let config = Config { log_level: self.log_level, log_format: self.log_format, ..Config::default() };
         let _log = logging::start(&config)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.context("starting")?.block_on(::controller::run(self.settings))
+        let runtime = runtime.context("starting")?;
+        runtime.spawn(give_back());
+        runtime.block_on(::controller::run(self.settings))
+    }
+}
+
+/// Lists and whole-mesh responses need much for a moment.
+async fn give_back() {
+    loop {
+        tokio::time::sleep(GIVE_BACK).await;
+        // Milliseconds of work, on a thread that serves nobody.
+        let _ = tokio::task::spawn_blocking(redirect::give_back_memory).await;
     }
 }
