@@ -1,25 +1,24 @@
 //! State for the daemons: delta ADS, as istiod serves it.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use futures::{Stream, stream::unfold};
+use futures::{
+    Stream, StreamExt,
+    stream::{BoxStream, unfold},
+};
 use proto::{
-    discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-        aggregated_discovery_service_server::AggregatedDiscoveryService,
-    },
-    tonic::{Request, Response, Status, Streaming, async_trait},
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    tonic::{Status, Streaming, metadata::MetadataMap},
 };
 use tokio::sync::{Semaphore, mpsc};
 
+mod framing;
 mod session;
 mod subscription;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use framing::answer;
 use session::Session;
 
 use crate::{authentication::Authenticator, book::Book, probes::Counters};
@@ -46,26 +45,25 @@ impl Discovery {
     }
 }
 
-pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+pub(super) type Responses = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
 
-#[async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type DeltaAggregatedResourcesStream = Responses;
-
-    async fn delta_aggregated_resources(
+impl Discovery {
+    /// A daemon's stream.
+    async fn open(
         &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Responses>, Status> {
-        let caller = self.authenticator.daemon(request.metadata()).await.inspect_err(|_| {
+        metadata: &MetadataMap,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+    ) -> Result<Responses, Status> {
+        let caller = self.authenticator.daemon(metadata).await.inspect_err(|_| {
             self.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
         })?;
         let place = Arc::clone(&self.streams).try_acquire_owned();
         let place = place.map_err(|_| Status::resource_exhausted("too many streams"))?;
         let (outgoing, responses) = mpsc::channel(1);
         let who = caller.pod.clone().unwrap_or_default();
-        let session =
-            Session::new(Arc::clone(&self.book), Arc::clone(&self.counters), Arc::clone(&self.large), who);
-        let mut requests = request.into_inner();
+        let (book, counters, large) =
+            (Arc::clone(&self.book), Arc::clone(&self.counters), Arc::clone(&self.large));
+        let session = Session::new(book, counters, large, who);
         tokio::spawn(async move {
             let _place = place;
             let ended = session.run(Box::pin(unfold_requests(&mut requests)), &outgoing).await;
@@ -76,7 +74,7 @@ impl AggregatedDiscoveryService for Discovery {
         let responses = unfold(responses, |mut responses| async move {
             responses.recv().await.map(|response| (response, responses))
         });
-        Ok(Response::new(Box::pin(responses)))
+        Ok(responses.boxed())
     }
 }
 

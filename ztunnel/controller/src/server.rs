@@ -14,9 +14,7 @@ use proto::{
     certificates::istio_certificate_service_server::{
         IstioCertificateService, IstioCertificateServiceServer,
     },
-    discovery::aggregated_discovery_service_server::{
-        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-    },
+    discovery::aggregated_discovery_service_server::SERVICE_NAME,
     tonic::{Status, body::Body, codegen::Service as _, server::NamedService},
 };
 use rustls::{ServerConfig, crypto::aws_lc_rs, version::TLS13};
@@ -29,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    ads::Discovery,
+    ads::{self, Discovery},
     ca::{CertificateService, CurrentCa, Held},
     settings::Settings,
 };
@@ -38,8 +36,6 @@ const CONNECTIONS: usize = 12_000;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A daemon that vanished is noticed.
 const PING: Duration = Duration::from_secs(30);
-/// Of a request: a daemon comes back with the versions of all it has.
-const MAX_REQUEST: usize = 64 << 20;
 /// Of a connection that ends.
 const GRACE: Duration = Duration::from_secs(5);
 /// The longest life of the server's own certificate.
@@ -112,19 +108,13 @@ async fn connection(
 async fn answer(services: Services, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let service =
         request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
-    if service == AggregatedDiscoveryServiceServer::<Discovery>::NAME {
-        discovery(services.discovery).call(request).await
+    if service == SERVICE_NAME {
+        Ok(ads::answer(&services.discovery, request).await)
     } else if service == IstioCertificateServiceServer::<CertificateService>::NAME {
         certificates(services.certificates).call(request).await
     } else {
         Ok(Status::unimplemented("neither state nor certificates").into_http())
     }
-}
-
-fn discovery<T: AggregatedDiscoveryService>(service: T) -> AggregatedDiscoveryServiceServer<T> {
-    AggregatedDiscoveryServiceServer::new(service)
-        .max_decoding_message_size(MAX_REQUEST)
-        .max_encoding_message_size(usize::MAX)
 }
 
 fn certificates<T: IstioCertificateService>(service: T) -> IstioCertificateServiceServer<T> {
