@@ -1,10 +1,10 @@
 //! Packages of Debian and its kin. On other distributions nothing is installed, only named.
 
-use std::{fs, process::Command, sync::OnceLock};
+use std::{fs, path::PathBuf, process::Command, sync::OnceLock};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::step;
+use crate::{step, workspace};
 
 /// Installs those of `packages` that are not there. Quick when none is missing.
 pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
@@ -58,4 +58,32 @@ fn apt_get() -> Command {
     // Another apt may be at work: wait for its lock rather than fail.
     command.env("DEBIAN_FRONTEND", "noninteractive").args(["--quiet", "-o", "DPkg::Lock::Timeout=300"]);
     command
+}
+
+/// What a package holds, unpacked into a directory of ours: nothing is installed, so it is in nobody's way.
+pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+    if !is_debian() {
+        bail!("Debian's package {package} is needed, and this is no Debian or Ubuntu");
+    }
+    let directory = workspace::target().join("tools/packages").join(package);
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    let aside = directory.with_extension("new");
+    let _ = fs::remove_dir_all(&aside);
+    fs::create_dir_all(&aside).with_context(|| format!("creating {}", aside.display()))?;
+    let cure = format!("Is {package} in the archive? apt-get update && apt-cache policy {package}");
+    // As root, apt would like to be another user, who may not write here.
+    let mut download = apt_get();
+    download.args(["-o", "APT::Sandbox::User=root", "download", package]).current_dir(&aside);
+    step::run(&format!("apt-get download {package}"), &mut download, &cure)?;
+    let files = fs::read_dir(&aside)?.flatten().map(|entry| entry.path());
+    let file = files.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "deb"));
+    let file = file.with_context(|| format!("apt-get download {package} left no file"))?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--extract").arg(&file).arg(&aside);
+    step::run(&format!("unpacking {package}"), &mut unpack, &cure)?;
+    fs::remove_file(file)?;
+    fs::rename(&aside, &directory)?;
+    Ok(directory)
 }

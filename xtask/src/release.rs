@@ -1,12 +1,13 @@
-//! The daemon as it is shipped.
+//! The programs as they are shipped.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use image::Processor;
 
-use crate::{ebpf, setup, step, workspace};
+use crate::{ebpf, image::PROGRAMS, packages, setup, step, workspace};
 
-/// Builds it, with all that it needs, and yields its path.
+/// Builds the daemon, with all that it needs, and yields its path.
 pub(crate) fn build() -> Result<PathBuf> {
     setup::everything()?;
     ebpf::build(&setup::for_ebpf()?)?;
@@ -14,4 +15,57 @@ pub(crate) fn build() -> Result<PathBuf> {
     build.args(["build", "--release", "--package", "ztunnel"]);
     step::run("building the daemon in release mode", &mut build, "")?;
     Ok(workspace::built("release", "ztunnel"))
+}
+
+/// Builds the programs of the image, without need of a library and without symbols, and yields their directory.
+///
+/// glibc, not musl: its allocator gives memory back and doesn't take one lock for all threads (docs/decisions/0020).
+pub(crate) fn build_static(processor: Processor) -> Result<PathBuf> {
+    setup::everything()?;
+    ebpf::build(&setup::for_ebpf()?)?;
+    let target = format!("{}-unknown-linux-gnu", processor.name());
+    let tools = cross_tools(processor)?;
+    let variable = target.replace('-', "_");
+    let mut build = workspace::cargo();
+    build.args(["build", "--release", "--target", &target]);
+    build.args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
+    build.env(
+        format!("CARGO_TARGET_{}_RUSTFLAGS", variable.to_ascii_uppercase()),
+        "-Ctarget-feature=+crt-static",
+    );
+    if let Some(prefix) = tools {
+        build.env(format!("CARGO_TARGET_{}_LINKER", variable.to_ascii_uppercase()), format!("{prefix}gcc"));
+        build.env(format!("CC_{variable}"), format!("{prefix}gcc"));
+    }
+    let cure = format!("Is the standard library there? rustup target add {target}");
+    step::run("building the image's programs", &mut build, &cure)?;
+    let built = workspace::built(&target, "release");
+    strip(&built, processor, tools.unwrap_or_default())
+}
+
+/// What stands before the names of tools for another processor than this machine's.
+fn cross_tools(processor: Processor) -> Result<Option<&'static str>> {
+    if processor == Processor::of_this_machine() {
+        return Ok(None);
+    }
+    let (prefix, packages) = match processor {
+        Processor::X86_64 => ("x86_64-linux-gnu-", ["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"]),
+        Processor::Aarch64 => ("aarch64-linux-gnu-", ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]),
+    };
+    packages::ensure(&packages)?;
+    Ok(Some(prefix))
+}
+
+fn strip(built: &std::path::Path, processor: Processor, prefix: &str) -> Result<PathBuf> {
+    let stripped = workspace::target().join("image").join(processor.name());
+    std::fs::create_dir_all(&stripped).with_context(|| format!("creating {}", stripped.display()))?;
+    for program in PROGRAMS {
+        let mut strip = Command::new(format!("{prefix}strip"));
+        strip.arg("--strip-all").arg("-o").arg(stripped.join(program)).arg(built.join(program));
+        let status = strip.status().context("`strip` does not start; it comes with gcc, in binutils")?;
+        if !status.success() {
+            bail!("strip of {} failed ({status})", built.join(program).display());
+        }
+    }
+    Ok(stripped)
 }

@@ -29,6 +29,7 @@ mod status;
 mod table;
 mod unenrol;
 mod verdicts;
+mod wait;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -118,6 +119,8 @@ enum Command {
     /// replica serves, one leads: it makes the mesh's root, once, and writes the status of policies.
     #[command(after_help = controller::EXAMPLE)]
     Controller(Box<controller::Controller>),
+    /// Wait for a DaemonSet of the cluster to be ready, or forever: for the chart, when it is uninstalled.
+    Wait(wait::Wait),
 }
 
 #[derive(clap::Args)]
@@ -182,6 +185,7 @@ fn main() -> ExitCode {
         Command::Plaintext(question) => Ok(question.run()),
         Command::Unenrol(all) => all.run(),
         Command::Controller(controller) => controller.run().map(|()| ExitCode::SUCCESS),
+        Command::Wait(what) => what.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("ztunnel: {}", whole_story(&error));
