@@ -114,9 +114,11 @@ fn belongs_to(
     Ok(())
 }
 
-/// Asks for one address, as a pod may have a million.
+/// Asks for one address, as a pod may have a million. A namespace that has none at all lets any be bound, but knows no way
+/// to it. Nothing is sent.
 fn has_address(ip: IpAddr) -> io::Result<()> {
-    UdpSocket::bind(SocketAddr::new(ip, 0)).map(drop)
+    let socket = UdpSocket::bind(SocketAddr::new(ip, 0))?;
+    socket.connect(SocketAddr::new(ip, 9))
 }
 
 #[cfg(test)]
