@@ -81,7 +81,7 @@ impl Watch {
         self.ready =
             objects.filter(|object| self.takes(object)).map(|object| line("ADDED", object)).collect();
         if self.wanted.initial_events {
-            self.ready.push_back(self.bookmark(json!({ "k8s.io/initial-events-end": "true" })));
+            self.ready.push_back(self.bookmark(&json!({ "k8s.io/initial-events-end": "true" })));
         }
     }
 
@@ -109,7 +109,7 @@ impl Watch {
             self.over |= now.ended > before.ended;
             if now.bookmarked > before.bookmarked && self.wanted.bookmarks {
                 self.look();
-                self.ready.push_back(self.bookmark(json!({})));
+                self.ready.push_back(self.bookmark(&json!({})));
             }
         }
     }
@@ -152,7 +152,7 @@ impl Watch {
         self.target.namespace.as_ref().is_none_or(|wanted| wanted == namespace) && self.selector.takes(object)
     }
 
-    fn bookmark(&self, annotations: Value) -> Bytes {
+    fn bookmark(&self, annotations: &Value) -> Bytes {
         let version = self.version.to_string();
         let metadata = json!({ "resourceVersion": version, "annotations": annotations });
         let api_version = &self.target.collection.api_version;
