@@ -32,6 +32,9 @@ pub(crate) struct PlaintextList {
     accepted: Vec<Accepted>,
     /// Open connections that are older than their pod's enrolment and go past the mesh.
     before_enrolment: Vec<Older>,
+    /// Pairs that would be in `accepted`, had there been room for them.
+    #[serde(default)]
+    forgotten: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +62,7 @@ impl PlaintextList {
     pub(crate) fn new(
         snapshot: &Snapshot,
         accepted: &[PlaintextPair],
+        forgotten: u64,
         older: &[(WorkloadUid, Vec<OlderConnection>)],
     ) -> Self {
         let mut before: Vec<Older> = Vec::new();
@@ -71,11 +75,11 @@ impl PlaintextList {
                 }
             }
         }
-        Self { accepted: accepted.iter().map(Accepted::of).collect(), before_enrolment: before }
+        Self { accepted: accepted.iter().map(Accepted::of).collect(), before_enrolment: before, forgotten }
     }
 
     fn is_empty(&self) -> bool {
-        self.accepted.is_empty() && self.before_enrolment.is_empty()
+        self.accepted.is_empty() && self.before_enrolment.is_empty() && self.forgotten == 0
     }
 
     /// As a table.
@@ -94,7 +98,14 @@ impl PlaintextList {
             let seen = "before enrolment".to_owned();
             Line([seen, source.clone(), destination.clone(), port, connections.clone(), connections])
         });
-        table(accepted.chain(older))
+        let mut text = table(accepted.chain(older));
+        if self.forgotten > 0 {
+            text.push_str(&format!(
+                "{} more were seen within a day and found no room here\n",
+                self.forgotten
+            ));
+        }
+        text
     }
 }
 
@@ -200,7 +211,7 @@ mod tests {
             connection(Role::InboundPlaintext, "10.0.0.9:2", "10.0.0.2:80"),
             connection(Role::Outbound, "10.0.0.2:3", "192.0.2.1:443"),
         ];
-        let list = PlaintextList::new(&snapshot, &[], &[(uid, older)]);
+        let list = PlaintextList::new(&snapshot, &[], 0, &[(uid, older)]);
         let pair = |source: &str, destination: &str, port, connections| Older {
             source: source.to_owned(),
             destination: destination.to_owned(),
@@ -211,5 +222,13 @@ mod tests {
             list.before_enrolment,
             [pair("10.0.0.9", "server", 80, 2), pair("server", "192.0.2.1", 443, 1)]
         );
+    }
+
+    /// Would break if a team took a list for empty that had merely no room.
+    #[test]
+    fn a_list_that_forgot_somebody_is_not_empty_and_says_so() {
+        let list = PlaintextList::new(&Snapshot::default(), &[], 7, &[]);
+        assert!(!list.is_empty() && list.text().contains("7 more"), "{}", list.text());
+        assert!(PlaintextList::default().is_empty());
     }
 }

@@ -17,7 +17,7 @@ use serde::{Serialize, Serializer};
 
 use crate::metrics::names;
 
-/// More pairs than this, and those seen least recently are forgotten.
+/// More pairs than this, and some are forgotten: those without open connections first, of these the ones seen least recently.
 const MAX_PAIRS: usize = 4096;
 
 /// How long a pair must have been quiet to be worth another line in the log.
@@ -27,7 +27,20 @@ const QUIET: Duration = Duration::from_secs(3600);
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Default)]
-pub struct PlaintextBook(Mutex<HashMap<Pair, Seen>>);
+pub struct PlaintextBook(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    pairs: HashMap<Pair, Seen>,
+    forgotten: Option<Forgotten>,
+}
+
+/// Pairs that found no room any more: without them the list is not all.
+#[derive(Clone, Copy, Debug)]
+struct Forgotten {
+    pairs: u64,
+    last: SystemTime,
+}
 
 /// One open connection of a pair, for as long as it is held.
 #[derive(Debug)]
@@ -103,9 +116,8 @@ impl PlaintextBook {
     /// Those with open connections and those seen within a day; the latest first.
     pub fn list(&self, now: SystemTime) -> Vec<PlaintextPair> {
         let mut book = self.0.lock();
-        let is_over = |seen: &Seen| now.duration_since(seen.last).is_ok_and(|silence| silence >= REMEMBERED);
-        book.retain(|_, seen| seen.open > 0 || !is_over(seen));
-        let mut list: Vec<_> = book.iter().map(|(pair, seen)| PlaintextPair::of(pair, seen)).collect();
+        book.pairs.retain(|_, seen| seen.open > 0 || !is_over(seen.last, now));
+        let mut list: Vec<_> = book.pairs.iter().map(|(pair, seen)| PlaintextPair::of(pair, seen)).collect();
         drop(book);
         list.sort_by(|one, other| {
             other.last_seen.cmp(&one.last_seen).then_with(|| one.source.cmp(&other.source))
@@ -113,24 +125,31 @@ impl PlaintextBook {
         list
     }
 
+    /// How many pairs were forgotten for want of room, until a day after the last was.
+    pub fn forgotten(&self, now: SystemTime) -> u64 {
+        let forgotten = &mut self.0.lock().forgotten;
+        *forgotten = forgotten.filter(|forgotten| !is_over(forgotten.last, now));
+        forgotten.map_or(0, |forgotten| forgotten.pairs)
+    }
+
     fn began(&self, pair: &Pair, now: SystemTime) -> bool {
         let mut book = self.0.lock();
-        if let Some(seen) = book.get_mut(pair) {
+        if let Some(seen) = book.pairs.get_mut(pair) {
             let quiet = now.duration_since(seen.last).is_ok_and(|quiet| quiet >= QUIET);
             seen.connections += 1;
             seen.open += 1;
             seen.last = now;
             return quiet;
         }
-        if book.len() >= MAX_PAIRS {
-            forget_oldest(&mut book);
+        if book.pairs.len() >= MAX_PAIRS {
+            book.make_room(now);
         }
-        book.insert(pair.clone(), Seen { connections: 1, open: 1, first: now, last: now });
+        book.pairs.insert(pair.clone(), Seen { connections: 1, open: 1, first: now, last: now });
         true
     }
 
     fn ended(&self, pair: &Pair, now: SystemTime) {
-        if let Some(seen) = self.0.lock().get_mut(pair) {
+        if let Some(seen) = self.0.lock().pairs.get_mut(pair) {
             // Of a pair that was forgotten and seen again, this is not the whole truth.
             seen.open = seen.open.saturating_sub(1);
             seen.last = now.max(seen.last);
@@ -163,11 +182,24 @@ impl PlaintextPair {
     }
 }
 
-/// At least a sixteenth at once, so that strangers from ever new addresses do not make each connection search the book.
-fn forget_oldest(book: &mut HashMap<Pair, Seen>) {
-    let mut times: Vec<SystemTime> = book.values().map(|seen| seen.last).collect();
-    let (_, &mut limit, _) = times.select_nth_unstable(MAX_PAIRS / 16);
-    book.retain(|_, seen| seen.last > limit);
+impl Book {
+    /// At least a sixteenth at once, so that strangers from ever new addresses do not make each connection search the book.
+    /// Whoever is connected is what the list is for: they go last.
+    fn make_room(&mut self, now: SystemTime) {
+        let worth = |seen: &Seen| (seen.open > 0, seen.last);
+        let mut all: Vec<_> = self.pairs.values().map(worth).collect();
+        let (_, &mut limit, _) = all.select_nth_unstable(MAX_PAIRS / 16);
+        let before = self.pairs.len();
+        self.pairs.retain(|_, seen| worth(seen) > limit);
+        let gone = before - self.pairs.len();
+        let known = self.forgotten.filter(|forgotten| !is_over(forgotten.last, now));
+        let pairs = known.map_or(0, |forgotten| forgotten.pairs) + gone as u64;
+        self.forgotten = Some(Forgotten { pairs, last: now });
+    }
+}
+
+fn is_over(last: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(last).is_ok_and(|silence| silence >= REMEMBERED)
 }
 
 fn name(workload: Option<&Workload>, field: fn(&Workload) -> &str) -> String {
@@ -240,6 +272,23 @@ mod tests {
         let list = book.list(at(10_000));
         assert!(list.len() <= MAX_PAIRS && list.len() > MAX_PAIRS / 2, "{}", list.len());
         assert_eq!(list[0].source, Ipv4Addr::from(9999).to_string());
+    }
+
+    /// A legacy client may hold one connection for hours. If strangers who came and went pushed it out, the list would read
+    /// zero, and whoever then turned strict would break it.
+    #[test]
+    fn whoever_is_connected_is_forgotten_last_and_what_was_forgotten_is_told() {
+        let book = PlaintextBook::default();
+        book.began(&pair(0), at(0));
+        for n in 1..10_000 {
+            book.began(&pair(n), at(u64::from(n)));
+            book.ended(&pair(n), at(u64::from(n)));
+        }
+        let list = book.list(at(10_000));
+        let legacy = Ipv4Addr::from(0).to_string();
+        assert!(list.iter().any(|pair| pair.source == legacy && pair.open == 1));
+        assert_eq!(book.forgotten(at(10_000)) + list.len() as u64, 10_000);
+        assert_eq!(book.forgotten(at(200_000)), 0, "whoever still sends plaintext has been seen again");
     }
 
     /// If all came in one instant, forgetting must still make room.
