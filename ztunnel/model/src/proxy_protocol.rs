@@ -1,22 +1,19 @@
 //! The PROXY protocol, version 2: what an application that ends tunnels itself is told of a connection before its first byte.
 //!
-//! Writing is the daemon's, reading is the application's; both are here, so that each can be held against the other.
+//! Reading is the application's; the tests have a reader of their own to hold the writer against.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::SpiffeId;
 
+#[cfg(test)]
 mod read;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Invalid, Told, read};
-
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, on behalf of somebody.
 const PROXY: u8 = 0x21;
-/// Version 2, by the proxy itself: a health check, say.
-const LOCAL: u8 = 0x20;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 /// Istio's waypoints look for the peer's identity here; the range from 0xE0 and up is others'.

@@ -12,7 +12,6 @@ mod dns;
 mod files;
 mod identity;
 mod policy;
-mod proxy_protocol;
 mod traceparent;
 mod wire;
 
@@ -24,7 +23,6 @@ pub use dns::{dns_answer, dns_query};
 pub use files::{pods_file, state_file};
 pub use identity::spiffe_id;
 pub use policy::policy;
-pub use proxy_protocol::proxy_protocol;
 pub use traceparent::traceparent;
 pub use wire::{xds_address, xds_policy, zds_packet_of_agent as zds_packet};
 
@@ -41,7 +39,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dns_query", dns_query),
     ("pods_file", pods_file),
     ("policy", policy),
-    ("proxy_protocol", proxy_protocol),
     ("revocation_list", revocation_list),
     ("spiffe_id", spiffe_id),
     ("state_file", state_file),

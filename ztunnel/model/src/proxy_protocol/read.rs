@@ -3,23 +3,26 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{IDENTITY, LOCAL, PROXY, SIGNATURE, TCP4, TCP6};
+use super::{IDENTITY, PROXY, SIGNATURE, TCP4, TCP6};
+
+/// Version 2, by the proxy itself: a health check, say.
+pub(super) const LOCAL: u8 = 0x20;
 
 /// Signature, version and command, family, length.
 const FIXED: usize = 16;
 
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub(super) struct Told {
     /// Client and destination; `None` where the proxy speaks for nobody, or of no TCP connection.
-    pub ends: Option<(SocketAddr, SocketAddr)>,
-    pub peer: Option<String>,
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    pub(super) peer: Option<String>,
     /// Bytes of it: what the client sent comes after.
-    pub length: usize,
+    pub(super) length: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub(super) enum Invalid {
     #[error("it does not begin as the PROXY protocol, version 2, does")]
     Signature,
     #[error("version and command {0:#04x} are not known")]
@@ -33,7 +36,7 @@ pub enum Invalid {
 }
 
 /// `None`: so far it is one, and there is more to come.
-pub fn read(bytes: &[u8]) -> Result<Option<Told>, Invalid> {
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Told>, Invalid> {
     let known = bytes.len().min(SIGNATURE.len());
     if bytes[..known] != SIGNATURE[..known] {
         return Err(Invalid::Signature);

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    read::{Invalid, LOCAL, Told, read},
+    *,
+};
 
 fn header(client: &str, destination: &str, peer: Option<&str>) -> Header {
     let peer = peer.map(|peer| peer.parse().unwrap());

@@ -1,3 +1,0 @@
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| ztunnel_fuzz_targets::proxy_protocol(data));
