@@ -83,7 +83,7 @@ enum Command {
     /// This node's daemon answers, by the state in force, and tells what it has seen of such connections besides. With
     /// --state, files are asked instead: that needs no daemon and no privilege. A connection to a service is explained for
     /// each of its endpoints. The exit status is 0 if it is allowed, 1 if it (or one of its endpoints) is refused, 2 if
-    /// the question was not understood.
+    /// the question was not understood, 3 if it is not decided here: by a waypoint, or by an address that only DNS knows.
     #[command(after_help = offline::EXPLAIN_EXAMPLE)]
     Explain(offline::Explain),
     /// List the workloads of the mesh, as this node's daemon knows them.

@@ -17,11 +17,14 @@ use serde_json::Value;
 
 use crate::{
     ask::{Endpoint, Question},
-    explanation,
+    explanation::{self, Verdict},
 };
 
 /// The exit status of a question that cannot be answered.
 pub(crate) const NOT_UNDERSTOOD: u8 = 2;
+
+/// Of an explanation: neither allowed nor refused.
+const UNDECIDED: u8 = 3;
 
 pub(crate) const EXPLAIN_EXAMPLE: &str = "\
 Examples:
@@ -152,7 +155,11 @@ impl Explain {
                 } else {
                     print!("{}", explanation::text(&told));
                 }
-                if explanation::is_allowed(&told) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+                match explanation::verdict(&told) {
+                    Verdict::Allowed => ExitCode::SUCCESS,
+                    Verdict::Refused => ExitCode::FAILURE,
+                    Verdict::Undecided => ExitCode::from(UNDECIDED),
+                }
             }
             Err(error) => {
                 eprintln!("ztunnel: {}", crate::whole_story(&error));

@@ -58,8 +58,11 @@ pub struct Explanation {
     /// Where this way leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<WorkloadUid>,
-    /// The word of the refusal; the connection is allowed if there is none.
+    /// The word of the refusal.
     pub refused: Option<&'static str>,
+    /// Why it is not decided here. The connection is allowed if it is neither refused nor undecided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undecided: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -128,7 +131,7 @@ fn one(
                 format!("{destination} leads to {to}, whose address is what DNS says of {host}"),
             );
             told.say("path", "depends on that address, which is not known here".to_owned());
-            return told;
+            return Explanation { undecided: Some("address_not_known"), ..told };
         }
     };
     told.tell_destination(destination, &route);
@@ -159,7 +162,7 @@ fn tunnelled(
             "waypoint",
             format!("the proxy at {} decides what becomes of {asked} from there", route.gateway),
         );
-        return told;
+        return Explanation { undecided: Some("waypoint_decides"), ..told };
     }
     match neighbours {
         Some(NodeWay::Direct(says)) => told.say("path", says),
@@ -224,7 +227,7 @@ fn stranger(mesh: Mesh<'_>, ip: IpAddr, destination: SocketAddr) -> Explanation 
 
 impl Explanation {
     pub fn is_allowed(&self) -> bool {
-        self.refused.is_none()
+        self.refused.is_none() && self.undecided.is_none()
     }
 
     /// What somebody else knows of it, after the step that says who connects.

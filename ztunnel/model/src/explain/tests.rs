@@ -128,6 +128,19 @@ fn names_are_found_as_people_write_them() {
     assert!(matches!(find_source(&snapshot, "a/nobody"), Err(NotFound::Source(_))));
 }
 
+/// Would break if what only a waypoint decides, or depends on DNS, were told as allowed.
+#[test]
+fn what_is_decided_elsewhere_is_told_so() {
+    let mut snapshot = mesh();
+    let way = workload("way", "10.0.0.9");
+    snapshot.insert_workload(way);
+    let mut behind = workload("behind", "10.0.0.8");
+    behind.waypoint = Some(serde_json::from_str(r#"{"destination": "/10.0.0.9"}"#).unwrap());
+    snapshot.insert_workload(behind);
+    let told = ask(&snapshot, "a/client", "10.0.0.8:80").pop().unwrap();
+    assert_eq!((told.refused, told.undecided, told.is_allowed()), (None, Some("waypoint_decides"), false));
+}
+
 /// Offline nobody knows who is enrolled where: it can only be said what would be.
 #[test]
 fn what_stays_on_one_node_may_go_past_the_network_and_is_decided_alike() {
