@@ -13,6 +13,7 @@ use crate::{
     address::RESERVED_PORTS,
     mtls::mtls_under,
     policy::{Attributes, PolicyKey},
+    resolve::{is_held, target_ports},
     settings::{Egress, Regime},
     workload::{ApplicationProtocol, Protocol},
 };
@@ -177,6 +178,19 @@ fn application_route(
     ApplicationRoute { destination, target: SocketAddr::new(target.ip(), port), source, is_told: false }
 }
 
+/// What is told is on the pod's loopback, with whatever else listens there and trusts it. Where the mesh's owner has named
+/// no port for it, only those that a service has there are asked for.
+fn may_be_told(snapshot: &Snapshot, destination: &Workload, port: u16) -> bool {
+    let Some(tunnel) = destination.application_tunnel else { return true };
+    let serves = || {
+        let mut served = destination.services.iter();
+        served.any(|(key, own)| {
+            snapshot.service(key).is_some_and(|service| target_ports(service, own).any(|at| at == port))
+        })
+    };
+    tunnel.protocol != ApplicationProtocol::Proxy || tunnel.port.is_some() || serves()
+}
+
 /// The policy that allows it, if one is needed.
 fn decide(
     regime: Regime,
@@ -191,6 +205,9 @@ fn decide(
         return Err(Refusal::WrongDestination(target));
     }
     refuse_reserved(target.port())?;
+    if peer.is_some() && !may_be_told(snapshot, destination, target.port()) {
+        return Err(Refusal::NotServed(target));
+    }
     let mode = mtls_under(regime, snapshot, destination, target.port(), mtls).mode;
     let domains = snapshot.trust_domains();
     match peer {
@@ -214,12 +231,18 @@ fn decide(
 }
 
 fn refuse_unknown(snapshot: &Snapshot, source: &Workload, route: &PassthroughRoute) -> Result<(), Refusal> {
-    let address = NetworkAddress { network: source.network.clone(), ip: route.target.ip() };
-    let known = route.destination.is_some() || route.service.is_some() || snapshot.is_node_address(&address);
-    if known || snapshot.settings().egress(&source.namespace) == Egress::Passthrough {
+    let known = route.destination.is_some() || route.service.is_some();
+    if known { Ok(()) } else { authorize_outsider(snapshot, source, route.target) }
+}
+
+/// Whether `source` may be, or stay, connected to somebody who was not known when it connected.
+pub fn authorize_outsider(snapshot: &Snapshot, source: &Workload, target: SocketAddr) -> Result<(), Refusal> {
+    if snapshot.settings().egress(&source.namespace) == Egress::Passthrough {
         return Ok(());
     }
-    Err(Refusal::NotInRegistry(route.target))
+    let address = NetworkAddress { network: source.network.clone(), ip: target.ip() };
+    let known = snapshot.is_node_address(&address) || is_held(snapshot, source, target.ip());
+    if known { Ok(()) } else { Err(Refusal::NotInRegistry(target)) }
 }
 
 fn refuse_reserved(port: u16) -> Result<(), Refusal> {

@@ -51,8 +51,8 @@ pub(crate) fn mtls_under(
     port: u16,
     pod: Option<MtlsMode>,
 ) -> Mtls {
-    let own = snapshot.settings().workload(workload);
-    let of_port = own.and_then(|own| own.ports.get(&port).copied()).map(|mode| (mode, MtlsLevel::Port(port)));
+    let of_port = snapshot.settings().workload(workload).find_map(|own| own.ports.get(&port).copied());
+    let of_port = of_port.map(|mode| (mode, MtlsLevel::Port(port)));
     of_port
         .or_else(|| of_workload(snapshot, workload, pod))
         .or_else(|| of_services(snapshot, workload, port))
@@ -70,7 +70,7 @@ fn of_workload(
     workload: &Workload,
     pod: Option<MtlsMode>,
 ) -> Option<(MtlsMode, MtlsLevel)> {
-    let own = snapshot.settings().workload(workload).and_then(|own| own.mtls);
+    let own = snapshot.settings().workload(workload).find_map(|own| own.mtls);
     Some((own.max(pod)?, MtlsLevel::Workload))
 }
 
@@ -128,6 +128,11 @@ mod tests {
         };
         let port = r#""workloads": {"web": {"mtls": "strict", "ports": {"8080": "disable"}}}"#;
         let pod = r#""workloads": {"web": {"mtls": "disable"}, "web-1": {"mtls": "permissive"}}"#;
+        // What is said of the pod takes nothing away that is said of its Deployment alone.
+        let each_a_part =
+            r#""workloads": {"web": {"mtls": "strict"}, "web-1": {"ports": {"8080": "permissive"}}}"#;
+        let each_a_port = r#""workloads": {"web": {"ports": {"8080": "disable", "9999": "disable"}},
+                                           "web-1": {"mtls": "strict", "ports": {"8080": "permissive"}}}"#;
         let workload = r#""workloads": {"web": {"mtls": "disable"}}"#;
         let service = r#""services": {"s.example": {"mtls": "permissive"}}"#;
         let own = r#""mtls": "disable""#;
@@ -141,6 +146,16 @@ mod tests {
                 format!("{pod}, {service}"),
                 (Permissive, MtlsLevel::Workload),
                 (Permissive, MtlsLevel::Workload),
+            ),
+            (
+                format!("{each_a_part}, {service}"),
+                (Permissive, MtlsLevel::Port(8080)),
+                (Strict, MtlsLevel::Workload),
+            ),
+            (
+                format!("{each_a_port}, {service}"),
+                (Permissive, MtlsLevel::Port(8080)),
+                (Disable, MtlsLevel::Port(9999)),
             ),
             (
                 format!("{workload}, {service}"),

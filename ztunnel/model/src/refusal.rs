@@ -14,6 +14,10 @@ pub enum Refusal {
     WrongServiceAccount(WorkloadUid),
     #[error("{0} is not an address of the workload it was sent to")]
     WrongDestination(SocketAddr),
+    #[error(
+        "its `applicationTunnel` names no port, and no service has {0}: name the port on which it takes the PROXY protocol"
+    )]
+    NotServed(SocketAddr),
     #[error("`{0}` is not an ip:port or a known service host:port")]
     BadAuthority(String),
     #[error("{0} is unknown")]
@@ -67,6 +71,7 @@ impl Refusal {
             Self::UnknownSource(_) => "unknown_source",
             Self::WrongServiceAccount(_) => "wrong_service_account",
             Self::WrongDestination(_) => "wrong_destination",
+            Self::NotServed(_) => "not_served",
             Self::BadAuthority(_) => "bad_authority",
             Self::UnknownDestination(_) => "unknown_destination",
             Self::ReservedPort(_) => "reserved_port",
@@ -89,7 +94,7 @@ impl Refusal {
 
     pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::WrongDestination(_) | Self::BadAuthority(_) => RefusalKind::Malformed,
+            Self::WrongDestination(_) | Self::NotServed(_) | Self::BadAuthority(_) => RefusalKind::Malformed,
             Self::DeniedByPolicy(_)
             | Self::NotAllowed
             | Self::DefaultDeny

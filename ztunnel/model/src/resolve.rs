@@ -12,9 +12,9 @@ use crate::{
     balance::Address,
     mtls::{MtlsMode, mtls},
     outlier::{Outliers, ServicePort},
-    service::{Mode, Service},
+    service::Service,
     snapshot::KnownService,
-    workload::{NetworkMode, Protocol},
+    workload::{NetworkMode, Protocol, Waypoint},
 };
 
 mod endpoint;
@@ -139,16 +139,38 @@ pub fn resolve(
     choice: &Choice<'_>,
 ) -> Result<Resolved, Refusal> {
     let target = canonical(destination.0);
-    let address = NetworkAddress { network: source.network.clone(), ip: target.ip() };
-    let exact = snapshot.known_service_at(&address, &source.namespace);
-    let workload = snapshot.workload_at(&address);
-    let around = || snapshot.known_service_around(&address, &source.namespace);
-    let service = if exact.is_none() && workload.is_none() { around() } else { exact };
+    let (service, workload) = holders(snapshot, source, target.ip());
     let resolver = Resolver { snapshot, source, choice };
     match service {
         Some(service) => resolver.to_service(service, workload, target),
         None => resolver.to_address(workload, target, None),
     }
+}
+
+/// Whose address `ip` is to `source`: the service's goes first. Only an address that is nobody's own is a block's.
+fn holders<'a>(
+    snapshot: &'a Snapshot,
+    source: &Workload,
+    ip: IpAddr,
+) -> (Option<&'a KnownService>, Option<&'a Arc<Workload>>) {
+    let address = NetworkAddress { network: source.network.clone(), ip };
+    let exact = snapshot.known_service_at(&address, &source.namespace);
+    let workload = snapshot.workload_at(&address);
+    let around = || snapshot.known_service_around(&address, &source.namespace);
+    (if workload.is_none() { exact.or_else(around) } else { exact }, workload)
+}
+
+/// Whether the address is a service's or a workload's.
+pub(crate) fn is_held(snapshot: &Snapshot, source: &Workload, ip: IpAddr) -> bool {
+    !matches!(holders(snapshot, source, ip.to_canonical()), (None, None))
+}
+
+/// The waypoint that a connection to `ip` would pass, as far as the state knows. For whoever must ask for it first.
+pub fn waypoint_towards<'a>(snapshot: &'a Snapshot, source: &Workload, ip: IpAddr) -> Option<&'a Waypoint> {
+    let (service, workload) = holders(snapshot, source, ip.to_canonical());
+    let of_service = service.and_then(|known| known.service.waypoint.as_ref());
+    let chooses = service.is_some_and(|known| !known.service.chooses_nobody());
+    of_service.or_else(|| workload.filter(|_| !chooses)?.waypoint.as_ref())
 }
 
 /// One question of the state.
@@ -172,7 +194,7 @@ impl Resolver<'_> {
             let proxy = Arc::clone(&gateway.proxy);
             return Ok(gateway.resolved(self.source, target, proxy, Some(Arc::clone(service))));
         }
-        if service.load_balancer.as_ref().is_some_and(|balancer| balancer.mode == Mode::Passthrough) {
+        if service.chooses_nobody() {
             return self.to_address(workload, target, Some(service));
         }
         self.to_endpoint(known, target)

@@ -102,6 +102,11 @@ impl Service {
         endpoint.capacity > 0 && (any_health || endpoint.status == Health::Healthy)
     }
 
+    /// Whoever asks for one of its addresses means whoever has that address.
+    pub(crate) fn chooses_nobody(&self) -> bool {
+        self.load_balancer.as_ref().is_some_and(|balancer| balancer.mode == Mode::Passthrough)
+    }
+
     pub fn key(&self) -> ServiceKey {
         ServiceKey { namespace: Arc::clone(&self.namespace), hostname: Arc::clone(&self.hostname) }
     }

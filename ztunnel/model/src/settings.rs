@@ -28,7 +28,8 @@ pub struct NamespaceSettings {
     pub audit: AuditSettings,
     /// By host name.
     pub services: BTreeMap<String, ServiceSettings>,
-    /// By the name of the pod, or of what it was made from, such as a Deployment; the pod's own goes first.
+    /// By the name of the pod, or of what it was made from, such as a Deployment. The pod's own goes first, field by field
+    /// and port by port.
     pub workloads: BTreeMap<String, WorkloadSettings>,
 }
 
@@ -122,9 +123,14 @@ impl Settings {
         self.namespaces.get(&*key.namespace)?.services.get(&*key.hostname)
     }
 
-    pub(crate) fn workload(&self, workload: &Workload) -> Option<&WorkloadSettings> {
-        let all = &self.namespaces.get(&*workload.namespace)?.workloads;
-        all.get(&*workload.name).or_else(|| all.get(&*workload.workload_name))
+    /// What is said of the pod, then of what it was made from: each speaks where the one before is silent.
+    pub(crate) fn workload<'a>(
+        &'a self,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = &'a WorkloadSettings> {
+        let namespace = self.namespaces.get(&*workload.namespace);
+        let names = [&workload.name, &workload.workload_name];
+        names.into_iter().filter_map(move |name| namespace?.workloads.get(&**name))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     pipes::Pipes,
     serve::{Pod, Source},
     shares::Share,
-    standing::Place,
+    standing::{Claim, Place},
 };
 
 /// Leave to go to a neighbour.
@@ -37,7 +37,7 @@ pub(crate) struct Entered {
     application: Leg,
     _own: OwnLeg,
     _share: Share<Source>,
-    place: Place,
+    place: Place<Claim>,
     ledger: Ledger,
     cut: CancellationToken,
     _awaited: TaskTrackerToken,
@@ -97,7 +97,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         &self,
         guest: Guest,
         ledger: &mut Ledger,
-    ) -> Result<(Leg, OwnLeg, Share<Source>, Place), Failure> {
+    ) -> Result<(Leg, OwnLeg, Share<Source>, Place<Claim>), Failure> {
         let share = self.share_of(Source::Proven(guest.peer.clone()))?;
         let authority = guest.arrived_at.0.to_string();
         let (_, place) = self.admit(&authority, guest, ledger)?;

@@ -183,7 +183,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         authority: &str,
         guest: Guest,
         ledger: &mut Ledger,
-    ) -> Result<(Arc<Workload>, Place), Refusal> {
+    ) -> Result<(Arc<Workload>, Place<Claim>), Refusal> {
         let snapshot = self.snapshot();
         let workload = self.workload(&snapshot)?;
         ledger.set_destination(workload);
@@ -204,7 +204,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         &self,
         mut request: Box<Request>,
         workload: &Workload,
-        mut place: Place,
+        mut place: Place<Claim>,
         client: ClientAddr,
         ledger: &mut Ledger,
     ) -> Outcome {
@@ -246,7 +246,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// Judged here and not earlier: the place is entered, so no change of policy goes unseen.
-    pub(crate) async fn connect_application(&self, place: &Place) -> Result<(Leg, OwnLeg), Failure> {
+    pub(crate) async fn connect_application(&self, place: &Place<Claim>) -> Result<(Leg, OwnLeg), Failure> {
         let seat = self.room.take().ok_or(Failure::Crowded)?;
         let route = place.judge(&self.snapshot())?.into_route();
         let target = route.target;

@@ -20,9 +20,11 @@ pub struct ProxyLimits {
     pub sockets: usize,
     /// and how many in a hundred of them those of one pod may.
     pub pod_sockets_percent: usize,
-    /// Outbound connections of a pod, and inbound ones without a tunnel, that are being made; more wait in the kernel. Of the latter, one
-    /// source has half at most, and more of it are reset.
+    /// Outbound connections of a pod, and inbound ones without a tunnel, that are being made; more wait in the kernel.
     pub pending_per_pod: usize,
+    /// How many in a hundred of the latter one source address may have; more of it are reset. Who knows that all clients
+    /// come from one address, such as behind SNAT, gives it all: what is too much waits then.
+    pub pending_per_source_percent: usize,
     /// Connections that one listener of a pod accepts in a second; more wait in the kernel.
     pub accepts_per_second: u32,
     /// How many more it accepts at once after a pause.
@@ -46,6 +48,7 @@ impl Default for ProxyLimits {
             sockets: 16_384,
             pod_sockets_percent: 75,
             pending_per_pod: 1024,
+            pending_per_source_percent: 50,
             accepts_per_second: 5000,
             accept_burst: 5000,
             outbound_connections_per_pod: 16_384,

@@ -63,6 +63,15 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             Upstream::Socket(leg) => {
                 Box::pin(between_sockets(application, *leg, &[counters], &self.proxy.pipes)).await
             }
+            Upstream::Outside(leg, mut place) => {
+                let counters = [counters];
+                let carrying = Box::pin(between_sockets(application, *leg, &counters, &self.proxy.pipes));
+                tokio::select! {
+                    biased;
+                    refusal = place.revoked() => Outcome::Refused(refusal),
+                    outcome = carrying => outcome,
+                }
+            }
             Upstream::Neighbour(entered) => {
                 Box::pin(entered.carry(application, counters, &self.proxy.pipes)).await
             }

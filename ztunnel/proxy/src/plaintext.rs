@@ -26,7 +26,7 @@ use crate::{
 /// A connection that stands, and what it holds for as long as it does.
 struct LetIn {
     application: Leg,
-    place: Place,
+    place: Place<Claim>,
     _share: Share<Source>,
     _own: OwnLeg,
     _listed: Option<OpenPlaintext>,

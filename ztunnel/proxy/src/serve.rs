@@ -23,7 +23,7 @@ use crate::{
     pipes::Pipes,
     room::Room,
     shares::Shares,
-    standing::Standing,
+    standing::{Claim, Leave, Standing},
 };
 
 #[cfg(test)]
@@ -132,13 +132,14 @@ impl<S: SvidSource> Proxy<S> {
         let _cut_on_drop = cut.clone().drop_guard();
         let _counted = ActiveProxy::new();
         let standing = Standing::new(local.mtls.clone());
+        let outside = Standing::new(local.mtls.clone());
         let limits = self.settings.limits.clone();
         let room = Room::new(&self.seats, limits.sockets, limits.pod_sockets_percent);
         let pod = Arc::new(Pod {
             handshakes: Gate::new(limits.handshakes_per_pod),
             outgoing: Shares::new(limits.outbound_connections_per_pod),
             incoming: Shares::new(limits.inbound_connections_per_source),
-            pending: Shares::new((limits.pending_per_pod / 2).max(1)),
+            pending: Shares::new((limits.pending_per_pod * limits.pending_per_source_percent / 100).max(1)),
             tunnels: Shares::new(limits.inbound_tunnels_per_source),
             outliers: Mutex::new(Outliers::new(self.settings.outliers.clone())),
             proxy: self,
@@ -147,6 +148,7 @@ impl<S: SvidSource> Proxy<S> {
             stop: Stop { drain: stop.drain, cut: cut.clone() },
             tasks: TaskTracker::new(),
             standing,
+            outside,
             own_legs: Arc::default(),
             room,
         });
@@ -182,7 +184,9 @@ pub(crate) struct Pod<S: SvidSource, P> {
     /// Without a tunnel, and not made yet.
     pub(crate) pending: Arc<Shares<IpAddr>>,
     pub(crate) tunnels: Arc<Shares<(SpiffeId, IpAddr)>>,
-    pub(crate) standing: Arc<Standing>,
+    pub(crate) standing: Arc<Standing<Claim>>,
+    /// Those to somebody whom the mesh does not know.
+    pub(crate) outside: Arc<Standing<Leave>>,
     pub(crate) own_legs: Arc<OwnLegs>,
     pub(crate) room: Room,
     pub(crate) outliers: Mutex<Outliers>,
@@ -227,6 +231,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             let now = (self.snapshot(), self.standing.mtls());
             if !Arc::ptr_eq(&seen.0, &now.0) || seen.1 != now.1 {
                 self.standing.recheck(&now.0).await;
+                self.outside.recheck(&now.0).await;
                 seen = now;
             }
         }

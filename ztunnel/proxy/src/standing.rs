@@ -1,11 +1,11 @@
-//! The inbound connections of one pod. When the mesh state changes, each is asked again whether it would be let
-//! in; if not, it ends with that refusal.
+//! The connections of one pod that stand: those let in, and those out to somebody whom the mesh does not know. When the mesh
+//! state changes, each is asked again whether it would be allowed; if not, it ends with that refusal.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use model::{
     ApplicationRoute, ClientAddr, Permit, Refusal, Snapshot, SpiffeId, Workload,
-    authorize::{InboundFacts, MtlsMode, authorize_inbound},
+    authorize::{InboundFacts, MtlsMode, authorize_inbound, authorize_outsider},
     proxy_protocol::Header,
 };
 use parking_lot::Mutex;
@@ -16,20 +16,25 @@ use tokio::sync::{oneshot, watch};
 const SLICE: usize = 128;
 
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Standing<C> {
     mtls: watch::Receiver<Option<MtlsMode>>,
-    book: Mutex<Book>,
+    book: Mutex<Book<C>>,
 }
 
-#[derive(Debug, Default)]
-struct Book {
-    next: u64,
-    entries: BTreeMap<u64, Entry>,
+/// What a connection is allowed on.
+pub(crate) trait Ground {
+    fn holds(&self, snapshot: &Snapshot, mtls: Option<MtlsMode>) -> Result<(), Refusal>;
 }
 
 #[derive(Debug)]
-struct Entry {
-    claim: Arc<Claim>,
+struct Book<C> {
+    next: u64,
+    entries: BTreeMap<u64, Entry<C>>,
+}
+
+#[derive(Debug)]
+struct Entry<C> {
+    claim: Arc<C>,
     revoke: oneshot::Sender<Refusal>,
 }
 
@@ -61,9 +66,29 @@ impl Claim {
     }
 }
 
-impl Standing {
+impl Ground for Claim {
+    fn holds(&self, snapshot: &Snapshot, mtls: Option<MtlsMode>) -> Result<(), Refusal> {
+        self.judge(snapshot, mtls).map(drop)
+    }
+}
+
+/// What a connection to somebody whom the mesh does not know is let out on.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    pub(crate) source: Arc<Workload>,
+    pub(crate) target: SocketAddr,
+}
+
+impl Ground for Leave {
+    fn holds(&self, snapshot: &Snapshot, _: Option<MtlsMode>) -> Result<(), Refusal> {
+        let source = snapshot.workload(&self.source.uid).unwrap_or(&self.source);
+        authorize_outsider(snapshot, source, self.target)
+    }
+}
+
+impl<C: Ground> Standing<C> {
     pub(crate) fn new(mtls: watch::Receiver<Option<MtlsMode>>) -> Arc<Self> {
-        Arc::new(Self { mtls, book: Mutex::default() })
+        Arc::new(Self { mtls, book: Mutex::new(Book { next: 0, entries: BTreeMap::new() }) })
     }
 
     /// What the node asks of those who connect to this pod.
@@ -73,7 +98,7 @@ impl Standing {
 
     /// From here on the claim is judged again at every change. To be entered before the first judgement, so that
     /// no change falls between the two.
-    pub(crate) fn enter(self: &Arc<Self>, claim: Claim) -> Place {
+    pub(crate) fn enter(self: &Arc<Self>, claim: C) -> Place<C> {
         let claim = Arc::new(claim);
         let (revoke, revoked) = oneshot::channel();
         let mut book = self.book.lock();
@@ -92,7 +117,7 @@ impl Standing {
             let slice = self.slice(from);
             let Some(&(last, _)) = slice.last() else { return };
             for (number, claim) in slice {
-                if let Err(refusal) = claim.judge(snapshot, mtls)
+                if let Err(refusal) = claim.holds(snapshot, mtls)
                     && let Some(entry) = self.book.lock().entries.remove(&number)
                 {
                     // It may have ended by itself in this moment.
@@ -104,7 +129,7 @@ impl Standing {
         }
     }
 
-    fn slice(&self, from: u64) -> Vec<(u64, Arc<Claim>)> {
+    fn slice(&self, from: u64) -> Vec<(u64, Arc<C>)> {
         let book = self.book.lock();
         let entries = book.entries.range(from..).take(SLICE);
         entries.map(|(&number, entry)| (number, Arc::clone(&entry.claim))).collect()
@@ -112,14 +137,14 @@ impl Standing {
 }
 
 #[derive(Debug)]
-pub(crate) struct Place {
-    standing: Arc<Standing>,
+pub(crate) struct Place<C> {
+    standing: Arc<Standing<C>>,
     number: u64,
-    claim: Arc<Claim>,
+    claim: Arc<C>,
     revoked: oneshot::Receiver<Refusal>,
 }
 
-impl Place {
+impl Place<Claim> {
     pub(crate) fn judge(&self, snapshot: &Snapshot) -> Result<Permit<ApplicationRoute>, Refusal> {
         self.claim.judge(snapshot, self.standing.mtls())
     }
@@ -128,6 +153,12 @@ impl Place {
     pub(crate) fn header(&self) -> Header {
         let Claim { client: ClientAddr(client), named, .. } = *self.claim;
         Header { client, destination: named, peer: self.claim.peer.clone() }
+    }
+}
+
+impl<C: Ground> Place<C> {
+    pub(crate) fn check(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        self.claim.holds(snapshot, self.standing.mtls())
     }
 
     /// Why the connection may no longer stand; pending while it may.
@@ -140,7 +171,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl<C> Drop for Place<C> {
     fn drop(&mut self) {
         self.standing.book.lock().entries.remove(&self.number);
     }

@@ -3,7 +3,10 @@
 //! No byte of the application is sent before the far side has said that it stands. So if an endpoint fails before, nothing
 //! was delivered, and another endpoint of the service is tried before the application hears of it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use model::{
     ClientAddr, OriginalDst, PassthroughRoute, Permit, Refusal, Snapshot, SpiffeId, SvidSource, TunnelRoute,
@@ -26,6 +29,7 @@ use crate::{
     headers::{connect_headers, new_trace},
     leg::Leg,
     serve::Pod,
+    standing::{Leave, Place},
     turns::Turns,
 };
 
@@ -35,6 +39,8 @@ const ADDRESSES_OF_A_NAME: u32 = 3;
 pub(crate) enum Upstream {
     Tunnel(Box<TunnelStream>),
     Socket(Box<Leg>),
+    /// To somebody whom the mesh does not know, for as long as that is allowed.
+    Outside(Box<Leg>, Place<Leave>),
     Neighbour(Box<Entered>),
 }
 
@@ -210,7 +216,8 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         self.learn(ip, until).await?;
         let snapshot = self.snapshot();
         let outset = Outset { snapshot: &snapshot, source: self.source(&snapshot)?, client };
-        self.connect_along(&outset, named.at(&snapshot, outset.source, ip), ledger).await
+        let route = named.at(&snapshot, outset.source, ip)?;
+        self.connect_along(&outset, route, ledger).await
     }
 
     fn source<'a>(&self, snapshot: &'a Snapshot) -> Result<&'a Arc<Workload>, Refusal> {
@@ -279,10 +286,14 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     async fn pass_through(
         &self,
         permit: Permit<PassthroughRoute>,
-        source: &Workload,
+        source: &Arc<Workload>,
     ) -> Result<Upstream, Failure> {
         let seat = self.room.take().ok_or(Failure::Crowded)?;
-        let PassthroughRoute { target, destination, .. } = permit.into_route();
+        let PassthroughRoute { target, destination, service, .. } = permit.into_route();
+        let place = match (&destination, &service) {
+            (None, None) => Some(self.leave(source, target)?),
+            _ => None,
+        };
         let connected = match destination {
             // Through its service a pod has reached itself: it must not be captured a second time.
             Some(destination) if destination.uid == source.uid => {
@@ -291,7 +302,18 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             _ => self.sockets.connect(target).await,
         };
         let stream = connected.map_err(|source| Failure::Connect { target, source })?;
-        Ok(Upstream::Socket(Box::new(Leg::new(stream, seat)?)))
+        let leg = Box::new(Leg::new(stream, seat)?);
+        Ok(match place {
+            Some(place) => Upstream::Outside(leg, place),
+            None => Upstream::Socket(leg),
+        })
+    }
+
+    /// Judged once more after it is entered, so that no change of the state falls between the two.
+    fn leave(&self, source: &Arc<Workload>, target: SocketAddr) -> Result<Place<Leave>, Refusal> {
+        let place = self.outside.enter(Leave { source: Arc::clone(source), target });
+        place.check(&self.snapshot())?;
+        Ok(place)
     }
 }
 

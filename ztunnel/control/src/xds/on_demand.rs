@@ -15,6 +15,7 @@ use std::{
 use model::{
     NetworkAddress, SharedSnapshot, Snapshot, Workload, WorkloadUid,
     demand::{Demand, Learning, Unlearned},
+    resolve::waypoint_towards,
     service::{Service, ServiceKey, Vip},
     workload::{Waypoint, WaypointDestination},
 };
@@ -256,14 +257,6 @@ impl OnDemand {
             Some(WaypointDestination::Hostname(key)) => self.learn(Wanted::Service(key)).await,
         }
     }
-
-    fn waypoint_of(&self, address: &NetworkAddress, namespace: &str) -> Option<Waypoint> {
-        let snapshot = self.snapshot.load();
-        if let Some(service) = snapshot.service_at(address, namespace) {
-            return service.waypoint.clone();
-        }
-        snapshot.workload_at(address)?.waypoint.clone()
-    }
 }
 
 impl Book {
@@ -322,8 +315,9 @@ impl Demand for OnDemand {
     fn destination<'a>(&'a self, source: &'a Workload, ip: IpAddr) -> Learning<'a> {
         Box::pin(async move {
             let address = NetworkAddress { network: source.network.clone(), ip: ip.to_canonical() };
-            self.learn(Wanted::Address(address.clone())).await?;
-            self.learn_waypoint(self.waypoint_of(&address, &source.namespace)).await
+            self.learn(Wanted::Address(address)).await?;
+            let waypoint = waypoint_towards(&self.snapshot.load(), source, ip).cloned();
+            self.learn_waypoint(waypoint).await
         })
     }
 

@@ -18,6 +18,7 @@ pub(crate) struct Limits {
     handshakes: usize,
     handshakes_per_pod: usize,
     pending_per_pod: usize,
+    pending_per_source_percent: usize,
     accepts_per_second: u32,
     accept_burst: u32,
     outbound_connections_per_pod: usize,
@@ -83,8 +84,12 @@ impl Limits {
         if let Some((name, _)) = zero.into_iter().find(|&(_, is_zero)| is_zero) {
             bail!("limits.{name}: expected more than 0");
         }
-        if !(1..=100).contains(&self.pod_sockets_percent) {
-            bail!("limits.podSocketsPercent: expected 1 to 100, found {}", self.pod_sockets_percent);
+        let shares = [
+            ("podSocketsPercent", self.pod_sockets_percent),
+            ("pendingPerSourcePercent", self.pending_per_source_percent),
+        ];
+        if let Some((name, share)) = shares.into_iter().find(|(_, share)| !(1..=100).contains(share)) {
+            bail!("limits.{name}: expected 1 to 100, found {share}");
         }
         if self.set_aside.longest.0 < self.set_aside.shortest.0 {
             bail!("limits.setAside.longest: expected at least `shortest`, {}", self.set_aside.shortest);
@@ -117,6 +122,7 @@ impl Limits {
             sockets,
             pod_sockets_percent: self.pod_sockets_percent,
             pending_per_pod: self.pending_per_pod,
+            pending_per_source_percent: self.pending_per_source_percent,
             accepts_per_second: self.accepts_per_second,
             accept_burst: self.accept_burst,
             outbound_connections_per_pod: self.outbound_connections_per_pod,
@@ -169,6 +175,7 @@ impl Default for Limits {
             handshakes: proxy.handshakes,
             handshakes_per_pod: proxy.handshakes_per_pod,
             pending_per_pod: proxy.pending_per_pod,
+            pending_per_source_percent: proxy.pending_per_source_percent,
             accepts_per_second: proxy.accepts_per_second,
             accept_burst: proxy.accept_burst,
             outbound_connections_per_pod: proxy.outbound_connections_per_pod,
@@ -232,6 +239,7 @@ mod tests {
         let error = |text: &str| format!("{:#}", parse(text).unwrap_err());
         assert!(error("handshakes: 0").contains("limits.handshakes"));
         assert!(error("podSocketsPercent: 101").contains("1 to 100"));
+        assert!(error("pendingPerSourcePercent: 0").contains("limits.pendingPerSourcePercent"));
         assert!(error("streamWindow: 100").contains("limits.streamWindow: expected 65535"));
         assert!(error("streamWindow: 2097152").contains("limits.streamWindowMax"));
         assert!(error("windowBytes: 1000").contains("limits.windowBytes"));

@@ -30,6 +30,39 @@ fn refusal(snapshot: &Snapshot, server: &Arc<Workload>, facts: &InboundFacts<'_>
     authorize_inbound(snapshot, server, facts).decision.unwrap_err()
 }
 
+/// An application's loopback is for its own: an administration that listens there asks nobody who they are. A peer must not
+/// choose among its ports because the mesh's owner named none.
+#[test]
+fn who_is_told_without_a_port_is_asked_only_where_a_service_is() {
+    let mut server = workload(&["10.0.0.2"]);
+    let web = "a/web.a.svc.cluster.local".parse().unwrap();
+    server.services.insert(web, [(81, 9090)].into());
+    let mut service = crate::service::Service::new("a", "web.a.svc.cluster.local");
+    service.ports = [(80, 8080), (81, 0)].into();
+    let mut snapshot = Snapshot::default();
+    snapshot.insert_service(service);
+    let peer: SpiffeId = "spiffe://td/ns/a/sa/client".parse().unwrap();
+    let ask = |server: &Workload, peer: Option<&SpiffeId>, port: u16| {
+        let target = format!("10.0.0.2:{port}");
+        let verdict =
+            authorize_inbound(&snapshot, &Arc::new(server.clone()), &facts(peer, "10.0.0.1:4000", &target));
+        verdict.decision.map(|allowed| allowed.permit.route().target.to_string()).map_err(|r| r.reason())
+    };
+    let told = |text: &str| {
+        let tunnel = Some(serde_json::from_str(text).unwrap());
+        Workload { application_tunnel: tunnel, ..server.clone() }
+    };
+    let anywhere = told(r#"{"protocol": "PROXY"}"#);
+    for port in [8080, 9090] {
+        assert_eq!(ask(&anywhere, Some(&peer), port), Ok(format!("127.0.0.1:{port}")));
+    }
+    assert_eq!(ask(&anywhere, Some(&peer), 15000), Err("not_served"));
+    assert_eq!(ask(&anywhere, None, 15000), Ok("10.0.0.2:15000".to_owned()), "plaintext is not told");
+    let named = told(r#"{"protocol": "PROXY", "port": 15088}"#);
+    assert_eq!(ask(&named, Some(&peer), 15000), Ok("127.0.0.1:15088".to_owned()));
+    assert_eq!(ask(&told("{}"), Some(&peer), 15000), Ok("10.0.0.2:15000".to_owned()));
+}
+
 /// The meaning, written the slow way: settings of the mesh and of namespace `a`, of which the server is.
 fn reference_allows(settings: &Settings, policies: &[&Policy], request: &Request, audited: bool) -> bool {
     let own = settings.namespaces.get("a").cloned().unwrap_or_default();

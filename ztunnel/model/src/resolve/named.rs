@@ -5,8 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{Route, to_workload};
-use crate::{NetworkAddress, Refusal, Snapshot, Workload, balance::Reach, service::Service};
+use super::{Route, holders, to_workload};
+use crate::{
+    Refusal, Snapshot, Workload,
+    balance::Reach,
+    service::{Service, ServiceKey},
+    workload::Protocol,
+};
 
 /// Complete once the host name has been looked up.
 #[derive(Clone, Debug)]
@@ -56,16 +61,26 @@ impl NamedRoute {
         Ok(usable)
     }
 
-    /// The way to one of the candidates. A name that leads to a workload of the mesh leads there as the mesh does.
-    pub fn at(&self, snapshot: &Snapshot, source: &Workload, ip: IpAddr) -> Route {
-        let address = NetworkAddress { network: source.network.clone(), ip };
-        let destination = snapshot.workload_at(&address).unwrap_or(&self.endpoint);
-        to_workload(
+    /// The way to one of the candidates. A name that leads to a workload of the mesh leads there as the mesh does. One
+    /// that leads to a service leads nowhere: whoever is behind that address, the mesh would not know that it goes to them.
+    pub fn at(&self, snapshot: &Snapshot, source: &Workload, ip: IpAddr) -> Result<Route, Refusal> {
+        let (service, workload) = holders(snapshot, source, ip);
+        if service.is_some_and(|found| !self.is_own_outside(snapshot, &found.key)) {
+            return Err(Refusal::UnusableHostName(self.hostname().to_owned()));
+        }
+        let destination = workload.unwrap_or(&self.endpoint);
+        Ok(to_workload(
             snapshot,
             source,
             Arc::clone(destination),
             SocketAddr::new(ip, self.port),
             self.service.clone(),
-        )
+        ))
+    }
+
+    /// A service of outsiders may have the addresses that they have themselves, or the block around them.
+    fn is_own_outside(&self, snapshot: &Snapshot, found: &ServiceKey) -> bool {
+        let is_own = self.service.as_ref().is_some_and(|service| service.key() == *found);
+        is_own && snapshot.endpoints(found).all(|endpoint| endpoint.protocol != Protocol::Hbone)
     }
 }

@@ -159,3 +159,21 @@ async fn take_the_turn(node: &Node) -> mpsc::Sender<()> {
     eventually("the turn is taken", || (turnstile.in_use() == (1, 1)).then_some(())).await;
     hold
 }
+
+/// Behind SNAT all clients are one address. Where that is known and said, what is too much at once waits, and is not reset.
+#[tokio::test]
+async fn where_all_clients_are_one_source_the_excess_waits() {
+    let observed = Observed::start();
+    let mut options = Options::default();
+    options.settings.limits.pending_per_pod = 2;
+    options.settings.limits.pending_per_source_percent = 100;
+    options.settings.connect_deadline = Duration::from_millis(500);
+    let mesh = Mesh::with(options).await;
+    mesh.net.swallow(at(S1, 8080));
+    let _hanging = [mesh.connect_in_clear(at(S1, 8080)).await, mesh.connect_in_clear(at(S1, 8080)).await];
+    eventually("both are being made", || (mesh.s1.ledgers.count() == 2).then_some(())).await;
+    let listener = mesh.net.listen(at(S1, 8081)).await;
+    let _waiting = mesh.connect_in_clear(at(S1, 8081)).await;
+    timeout(Duration::from_secs(5), listener.accept()).await.expect("once the others have failed").unwrap();
+    assert_eq!(observed.metric(HITS, &[r#"limit="pending_per_source""#]), 0);
+}

@@ -132,6 +132,36 @@ async fn default_deny_refuses_and_ends_what_no_policy_allows() {
     observed.line(&["ERROR", r#"direction="inbound""#, r#"reason="default_deny""#]).await;
 }
 
+/// Would break if whoever is connected to the outside when the mesh is closed stayed so. Who is not shut in stays.
+#[tokio::test]
+async fn closing_the_mesh_ends_what_is_open_to_the_outside() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let listener = mesh.net.listen(at(OUTSIDE, 80)).await;
+    let mut outside = mesh.connect(at(OUTSIDE, 80)).await;
+    let (mut far, _) = listener.accept().await.unwrap();
+    let (mut inside, mut server) = mesh.pair().await;
+    let elsewhere = NamespaceSettings { egress: Some(Egress::RegistryOnly), ..NamespaceSettings::default() };
+    mesh.set(Settings { namespaces: [("elsewhere".to_owned(), elsewhere)].into(), ..Settings::default() });
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    outside.write_all(b"x").await.unwrap();
+    far.read_exact(&mut [0; 1]).await.unwrap();
+
+    mesh.set(settings(NamespaceSettings {
+        egress: Some(Egress::RegistryOnly),
+        ..NamespaceSettings::default()
+    }));
+    for stream in [&mut outside, &mut far] {
+        let mut bytes = [0; 8];
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(5), stream.read(&mut bytes)).await;
+        let error = ended.expect("it goes on").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    observed.line(&["ERROR", r#"path="passthrough""#, r#"reason="not_in_registry""#]).await;
+    inside.write_all(b"still").await.unwrap();
+    server.read_exact(&mut [0; 5]).await.unwrap();
+}
+
 /// Whoever prepares a policy must see what it would do, and nobody must feel it.
 #[tokio::test]
 async fn a_dry_run_is_told_and_not_felt() {

@@ -8,7 +8,9 @@ use model::{
     demand::{Demand, Unlearned},
 };
 use proto::prost::Message;
-use proto::workload::{Address, PortList, address::Type};
+use proto::workload::{
+    Address, GatewayAddress, NamespacedHostname as Hostname, PortList, address::Type, gateway_address,
+};
 use testkit::control_plane::{Conduct, ControlPlane as Server, Known};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -160,6 +162,29 @@ async fn whoever_asks_for_everything_drives_out_only_what_was_needed_longest_ago
         }
     };
     timeout(Duration::from_secs(30), given_up).await.unwrap();
+}
+
+/// Would break if the waypoint of a service were not asked for because the address that was needed is one of a block:
+/// the connection would be refused for as long as nobody else needs the waypoint.
+#[tokio::test]
+async fn the_waypoint_of_a_block_of_addresses_is_fetched_too() {
+    let setup = setup(OnDemandSettings::default()).await;
+    setup.demand.local(&WorkloadUid::new(&uid("client"))).await.unwrap();
+    let mut web = service("web", "10.96.1.0");
+    web.addresses[0].length = Some(24);
+    let hostname = Hostname { namespace: "default".into(), hostname: "way.default.svc.cluster.local".into() };
+    let destination = Some(gateway_address::Destination::Hostname(hostname));
+    web.waypoint = Some(GatewayAddress { destination, hbone_mtls_port: 15008 });
+    for (service, aliases) in
+        [(web, vec!["/10.96.1.7".to_owned()]), (service("way", "10.96.0.9"), Vec::new())]
+    {
+        let key = format!("default/{}", service.hostname);
+        let content = Address { r#type: Some(Type::Service(service)) }.encode_to_vec();
+        setup.server.put(Known::address(&key, aliases, content));
+    }
+    setup.demand.destination(&setup.source(), ip("10.96.1.7")).await.unwrap();
+    let way = "default/way.default.svc.cluster.local".parse().unwrap();
+    assert!(setup.snapshot.load().service(&way).is_some());
 }
 
 /// For the DNS capture: by name as by address.

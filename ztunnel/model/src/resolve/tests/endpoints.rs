@@ -32,14 +32,42 @@ fn a_host_name_endpoint_is_reached_where_its_name_leads() {
     let v4_only = workload("v4", &["10.0.0.8"], Protocol::Hbone);
     assert!(way.candidates(&v4_only, &["2001:db8::1".parse().unwrap()], 0).is_err());
 
-    let outside = way.at(&mesh, &client(), "192.0.2.1".parse().unwrap());
+    let outside = way.at(&mesh, &client(), "192.0.2.1".parse().unwrap()).unwrap();
     let Route::Passthrough(outside) = outside else { panic!("{outside:?}") };
     assert_eq!(
         (outside.target.to_string().as_str(), &*outside.destination.unwrap().name),
         ("192.0.2.1:8080", "ext")
     );
-    let inside = way.at(&mesh, &client(), "10.0.0.7".parse().unwrap());
+    let inside = way.at(&mesh, &client(), "10.0.0.7".parse().unwrap()).unwrap();
     assert!(matches!(inside, Route::Tunnel(route) if &*route.destination.name == "server"));
+}
+
+/// Would break if an answer of DNS led in plaintext to an address behind which the mesh's own workloads may be, past their
+/// mutual TLS and their waypoint.
+#[test]
+fn a_host_name_that_leads_to_a_service_leads_nowhere() {
+    const OTHER: &str = "default/other.default.svc.cluster.local";
+    let web = || service(WEB, &["/10.96.0.1", "/203.0.113.0/24"], &[(80, 8080)]);
+    let other = || service(OTHER, &["/10.96.0.10", "/198.51.100.0/24"], &[(80, 8080)]);
+    let server = workload("server", &["198.51.100.7"], Protocol::Hbone);
+    let outsiders = mesh([named("ext", "ext.example"), server], [web(), other()]);
+    let resolved =
+        resolve(&outsiders, &client(), OriginalDst("10.96.0.1:80".parse().unwrap()), &Choice::of(0)).unwrap();
+    let Way::ByName(way) = resolved.way else { panic!("{resolved:?}") };
+    let at = |mesh: &Snapshot, ip: &str| match way.at(mesh, &client(), ip.parse().unwrap()) {
+        Ok(Route::Tunnel(_)) => "tunnel",
+        Ok(Route::Passthrough(_)) => "plaintext",
+        Err(refusal) => refusal.reason(),
+    };
+    for ip in ["10.96.0.10", "198.51.100.1"] {
+        assert_eq!(at(&outsiders, ip), "unusable_host_name", "{ip}");
+    }
+    assert_eq!(at(&outsiders, "198.51.100.7"), "tunnel", "a workload's own address goes before a block");
+    assert_eq!(at(&outsiders, "203.0.113.9"), "plaintext", "in the block of its own service of outsiders");
+    let mixed = mesh([named("ext", "ext.example"), endpoint("inside", "10.0.0.9", WEB)], [web()]);
+    for ip in ["10.96.0.1", "203.0.113.9"] {
+        assert_eq!(at(&mixed, ip), "unusable_host_name", "{ip} of a service that the mesh serves too");
+    }
 }
 
 /// A second attempt must not meet the first one's endpoint; who keeps failing others is left for last; and when all

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    service::{IpFamilies, LoadBalancer, Scope, Visibility},
+    service::{IpFamilies, LoadBalancer, Mode, Scope, Visibility},
     workload::Health,
 };
 
