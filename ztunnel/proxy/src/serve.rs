@@ -97,7 +97,7 @@ impl<S: SvidSource> Proxy<S> {
         let handshakes = Gate::new(settings.limits.handshakes);
         let log = RateLimited::new(settings.limits.log_lines, settings.limits.log_interval);
         let seats = Arc::new(Semaphore::new(settings.limits.sockets));
-        let pipes = Pipes::new(settings.pipes, tunnel.budget());
+        let pipes = Pipes::new(settings.pipes, tunnel.plaintext_budget());
         let neighbours = Neighbours::default();
         Arc::new(Self {
             settings,

@@ -25,7 +25,7 @@ pub(crate) use key::Key;
 use crate::{
     Dialed, TunnelSettings,
     error::DialError,
-    window::{Budgets, Gauge, Reservation, Slot},
+    window::{Budgets, Gauge, Slot, StreamReservation},
 };
 
 /// Makes a connection.
@@ -158,7 +158,7 @@ impl Pool {
         if state.draining {
             return Err(DialError::Draining);
         }
-        let window = self.budgets.stream().ok_or(DialError::Windows)?;
+        let window = self.budgets.stream(&key.source).ok_or(DialError::Windows)?;
         let known = state.shared.get(key).into_iter().flatten();
         let shared = known.filter(|entry| !avoid.contains(&entry.id)).find_map(|entry| self.place_on(entry));
         if let Some(lease) = shared {
@@ -265,7 +265,7 @@ impl State {
 }
 
 impl Lease {
-    fn holding(mut self, window: Reservation) -> Self {
+    fn holding(mut self, window: StreamReservation) -> Self {
         self.slot = self.slot.holding(window);
         self
     }

@@ -52,6 +52,8 @@ pub struct Session {
     windows: Windows,
     streams: u32,
     budgets: Budgets,
+    /// Of the workload that is spoken to.
+    identity: SpiffeId,
     rejected: u64,
     starved: u64,
     found: Found,
@@ -121,7 +123,7 @@ impl Session {
         stream: TlsStream<TcpStream>,
         (peer, standing): (Proof, Standing),
         settings: &TunnelSettings,
-        budgets: &Budgets,
+        (budgets, identity): (&Budgets, &SpiffeId),
     ) -> Result<Self, h2::Error> {
         let tls = TlsFacts::of(stream.get_ref().1);
         let streams = settings.inbound_streams;
@@ -133,7 +135,7 @@ impl Session {
         let gauge = Arc::new(Gauge::new(settings.windows.initial, &budgets.load));
         let windows = Windows::new(settings.windows, streams, gauge, &budgets.growth);
         let connection = Some(connection);
-        let budgets = budgets.clone();
+        let (budgets, identity) = (budgets.clone(), identity.clone());
         Ok(Self {
             connection,
             wire,
@@ -144,6 +146,7 @@ impl Session {
             windows,
             streams,
             budgets,
+            identity,
             rejected: 0,
             starved: 0,
             found,
@@ -272,7 +275,7 @@ impl Session {
         mut respond: SendResponse<Bytes>,
     ) -> Option<Request> {
         // Counts requests that the peer has reset but we still work on, which HTTP/2's own limit does not.
-        let Some(window) = self.budgets.stream() else {
+        let Some(window) = self.budgets.stream(&self.identity) else {
             respond.send_reset(Reason::REFUSED_STREAM);
             self.starved += 1;
             return None;

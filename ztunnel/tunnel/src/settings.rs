@@ -73,7 +73,8 @@ pub struct WindowSettings {
     pub max: u32,
     /// What all windows of the daemon may grow by together.
     pub growth_budget: usize,
-    /// What the windows of all open streams may be together, their growth included. Beyond it no stream is opened.
+    /// What all open streams may hold together: their windows, the growth of these, and what waits to be sent; and what
+    /// is held outside of tunnels. Beyond it no stream is opened.
     pub total: usize,
 }
 
@@ -104,6 +105,6 @@ impl Default for Deadlines {
 
 impl Default for WindowSettings {
     fn default() -> Self {
-        Self { initial: 64 << 10, max: 1 << 20, growth_budget: 64 << 20, total: 1 << 30 }
+        Self { initial: 64 << 10, max: 1 << 20, growth_budget: 64 << 20, total: 2 << 30 }
     }
 }

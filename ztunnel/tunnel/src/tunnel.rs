@@ -102,9 +102,9 @@ impl<S: SvidSource> Tunnel<S> {
         TunnelLoad { connections: self.0.pool.connections(), streams, buffered, full_outbound, full_inbound }
     }
 
-    /// The bytes that may be held for peers and pods: what is held outside of tunnels is taken from here too.
-    pub fn budget(&self) -> Budget {
-        self.0.budgets.streams.clone()
+    /// The bytes that may be held for pods outside of tunnels.
+    pub fn plaintext_budget(&self) -> Budget {
+        self.0.budgets.plaintext.clone()
     }
 
     /// From now on these certificates prove nothing, in either direction. Connections that stand on one of them end.
@@ -137,7 +137,7 @@ impl<S: SvidSource> Tunnel<S> {
         let stream = within(Phase::Tls, settings.deadlines.tls, handshake).await?.map_err(classify)?;
         let peer = peer(stream.get_ref().1)?;
         let standing = self.0.stand(stream.get_ref().1, &own)?;
-        let preface = Session::start(stream, (peer, standing), settings, budgets);
+        let preface = Session::start(stream, (peer, standing), settings, (budgets, identity));
         within(Phase::Preface, settings.deadlines.preface, preface)
             .await?
             .map_err(|error| TerminateError::Http2(Arc::new(error)))

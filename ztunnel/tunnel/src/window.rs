@@ -11,10 +11,10 @@
 //!
 //! ```text
 //! one connection   <=  streams allowed (200 inbound, 100 outbound) x 64 KiB + its share of the budget
-//! the daemon       <=  open streams x 64 KiB + 64 MiB, and 1 GiB
+//! the daemon       <=  open streams x 64 KiB + 64 MiB
 //! ```
 //!
-//! A stream that would take the daemon beyond [`WindowSettings::total`] (1 GiB) is not opened. The second line holds for all but peers that open streams faster than SETTINGS travel, which the first line bounds
+//! The second line holds for all but peers that open streams faster than SETTINGS travel, which the first line bounds
 //! in turn. A share goes back to the budget only after the peer has acknowledged the smaller window, and what the
 //! connection's window still grants above its base counts against the next share. A peer that does not acknowledge in
 //! the time of a PING keeps its share for the life of its connection. The `h2` crate adds at most half as much again
@@ -22,6 +22,9 @@
 //!
 //! What waits to be sent is bounded by the peer's window and by [`SEND_BUFFER`] for each stream, and by 128 KiB for each
 //! connection once it is encrypted.
+//!
+//! All that streams may hold, in both directions, is set aside when they are opened. One that would take the daemon beyond
+//! [`WindowSettings::total`] (2 GiB), or its identity beyond three quarters of what streams may hold, is not opened.
 
 mod budget;
 mod gauge;
@@ -34,8 +37,8 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use budget::Budgets;
 pub use budget::{Budget, Reservation};
+pub(crate) use budget::{Budgets, StreamReservation};
 pub(crate) use gauge::{Gauge, Meter, Slot};
 pub(crate) use load::{Load, Part};
 

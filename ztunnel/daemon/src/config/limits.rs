@@ -105,11 +105,12 @@ impl Limits {
         if !(start..=LARGEST_WINDOW).contains(&most) {
             bail!("limits.streamWindowMax: expected `streamWindow` to {LARGEST_WINDOW}, found {most}");
         }
-        let least = window_growth.saturating_add(usize::try_from(start).unwrap_or(usize::MAX));
-        if window_bytes < least {
+        let windows =
+            WindowSettings { initial: start, max: most, growth_budget: window_growth, total: window_bytes };
+        if windows.streams() == 0 {
             bail!(
-                "limits.windowBytes: expected at least `windowGrowth` and one `streamWindow`, {least}, \
-                 found {window_bytes}"
+                "limits.windowBytes: expected room for `windowGrowth`, one stream, and a sixteenth of it all for \
+                 plaintext, found {window_bytes}"
             );
         }
         Ok(())

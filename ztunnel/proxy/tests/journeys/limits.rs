@@ -69,13 +69,17 @@ async fn a_pod_has_but_so_many_tunnels() {
     assert_eq!(observed.metric(HITS, &[r#"limit="source_pool_full""#]), 1);
 }
 
-/// If streams were opened without regard to what their windows promise together, memory would have no bound.
+/// If streams were opened without regard to what they may hold together, memory would have no bound. Here is room for
+/// three, of which one identity may have two.
 #[tokio::test]
 async fn windows_together_have_but_so_many_bytes() {
     let observed = Observed::start();
     let mut options = Options::default();
     let windows = &mut options.tunnels.windows;
-    windows.total = windows.growth_budget + 2 * usize::try_from(windows.initial).unwrap();
+    let of_stream = usize::try_from(windows.initial).unwrap() + tunnel::SEND_BUFFER;
+    let needed = windows.growth_budget + 3 * of_stream;
+    windows.total = needed + needed / 15 + 16;
+    assert_eq!(windows.streams(), 3);
     let mesh = Mesh::with(options).await;
     let standing = two_and_one_too_many(&mesh).await;
     observed.line(&[r#"direction="outbound""#, r#"reason="window_budget""#]).await;

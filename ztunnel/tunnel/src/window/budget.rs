@@ -1,12 +1,21 @@
 //! A number of bytes that many may borrow from, without a lock.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use super::Load;
+use model::SpiffeId;
+use parking_lot::Mutex;
+
+use super::{Load, SEND_BUFFER};
 use crate::WindowSettings;
+
+/// Of what streams may hold, what those of one identity may: a pod that takes all it can leaves the rest to the others.
+const SHARE_PERCENT: usize = 75;
 
 /// The bytes left. Clones share them.
 #[derive(Clone, Debug)]
@@ -17,16 +26,20 @@ pub struct Budget {
     share: usize,
 }
 
-/// What the windows of a daemon are taken from.
+/// What is held for peers and pods is taken from these.
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
-    /// The windows that streams begin with.
-    pub(crate) streams: Budget,
+    streams: Budget,
+    /// What is left of the share of each identity that has streams.
+    shares: Arc<Mutex<HashMap<SpiffeId, Weak<AtomicUsize>>>>,
     /// What windows grow by.
     pub(crate) growth: Budget,
+    /// What is held outside of tunnels. Its own, so that plaintext which nobody reads costs no tunnel its streams.
+    pub(crate) plaintext: Budget,
     /// What streams hold of them.
     pub(crate) load: Arc<Load>,
-    initial: usize,
+    /// What one stream may hold: its first window, and what waits to be sent.
+    stream: usize,
 }
 
 /// Bytes taken from a budget; they go back on drop.
@@ -35,6 +48,34 @@ pub struct Reservation {
     left: Arc<AtomicUsize>,
     most: usize,
     bytes: usize,
+}
+
+/// What one stream may hold, and the share of its identity that it is a part of.
+#[derive(Debug)]
+pub(crate) struct StreamReservation {
+    whole: Reservation,
+    share: Reservation,
+}
+
+impl WindowSettings {
+    /// What one stream may hold: its first window, and what waits to be sent.
+    fn of_stream(&self) -> usize {
+        usize::try_from(self.initial).unwrap_or(usize::MAX).saturating_add(SEND_BUFFER)
+    }
+
+    /// A sixteenth is for what is held outside of tunnels.
+    fn of_plaintext(&self) -> usize {
+        self.total / 16
+    }
+
+    fn of_streams(&self) -> usize {
+        self.total.saturating_sub(self.growth_budget).saturating_sub(self.of_plaintext())
+    }
+
+    /// How many streams `total` has room for, all identities together.
+    pub fn streams(&self) -> usize {
+        self.of_streams() / self.of_stream()
+    }
 }
 
 impl Budget {
@@ -65,23 +106,40 @@ impl Budget {
 
 impl Budgets {
     pub(crate) fn new(settings: &WindowSettings) -> Self {
-        let WindowSettings { initial, growth_budget, total, .. } = *settings;
-        let streams = total.saturating_sub(growth_budget);
+        let (growth, plaintext) = (settings.growth_budget, settings.of_plaintext());
         Self {
-            streams: Budget::new(streams, streams),
-            growth: Budget::new(growth_budget, growth_budget / 4),
+            streams: Budget::new(settings.of_streams(), settings.of_stream()),
+            shares: Arc::default(),
+            growth: Budget::new(growth, growth / 4),
+            plaintext: Budget::new(plaintext, plaintext),
             load: Arc::default(),
-            initial: usize::try_from(initial).unwrap_or(usize::MAX),
+            stream: settings.of_stream(),
         }
     }
 
-    /// The window that a new stream begins with.
-    pub(crate) fn stream(&self) -> Option<Reservation> {
-        self.streams.reserve(self.initial)
+    /// What a new stream may hold, of a workload here that has this identity.
+    pub(crate) fn stream(&self, identity: &SpiffeId) -> Option<StreamReservation> {
+        let share = Reservation { left: self.share(identity), most: self.stream, bytes: 0 };
+        let mut of_stream = StreamReservation { whole: self.streams.reservation(), share: share };
+        let both = of_stream.share.grow_to(self.stream) && of_stream.whole.grow_to(self.stream);
+        both.then_some(of_stream)
+    }
+
+    fn share(&self, identity: &SpiffeId) -> Arc<AtomicUsize> {
+        let mut shares = self.shares.lock();
+        if let Some(share) = shares.get(identity).and_then(Weak::upgrade) {
+            return share;
+        }
+        // No more than the identities that have streams, and the one that comes.
+        shares.retain(|_, share| share.strong_count() > 0);
+        let most = (self.streams.whole / 100 * SHARE_PERCENT).max(self.stream);
+        let share = Arc::new(AtomicUsize::new(most));
+        shares.insert(identity.clone(), Arc::downgrade(&share));
+        share
     }
 
     pub(crate) fn used(&self) -> usize {
-        self.streams.used() + self.growth.used()
+        self.streams.used() + self.growth.used() + self.plaintext.used()
     }
 }
 
@@ -145,5 +203,35 @@ mod tests {
         drop(one);
         other.release();
         assert_eq!(budget.left(), 100);
+    }
+
+    fn identity(name: &str) -> SpiffeId {
+        format!("spiffe://cluster.local/ns/default/sa/{name}").parse().unwrap()
+    }
+
+    /// If one pod could take all that streams may hold, its idle connections would stop everybody's.
+    #[test]
+    fn an_identity_leaves_a_quarter_of_the_streams_to_the_others() {
+        let settings = WindowSettings { total: 200 << 20, ..WindowSettings::default() };
+        let budgets = Budgets::new(&settings);
+        let (greedy, quiet) = (identity("greedy"), identity("quiet"));
+        let taken: Vec<_> = std::iter::from_fn(|| budgets.stream(&greedy)).collect();
+        let most = settings.streams();
+        assert!((most * 3 / 4 - 1..=most * 3 / 4).contains(&taken.len()), "{} of {most}", taken.len());
+        let others: Vec<_> = std::iter::from_fn(|| budgets.stream(&quiet)).collect();
+        assert_eq!(taken.len() + others.len(), most);
+        drop((taken, others));
+        assert_eq!(budgets.used(), 0);
+        assert!(budgets.stream(&quiet).is_some());
+        assert_eq!(budgets.shares.lock().len(), 1, "shares of identities without streams are kept");
+    }
+
+    /// If plaintext that nobody reads took from the same budget as streams, it would stop tunnels.
+    #[test]
+    fn what_is_held_outside_of_tunnels_costs_them_nothing() {
+        let budgets = Budgets::new(&WindowSettings::default());
+        let held = budgets.plaintext.reserve(budgets.plaintext.left());
+        assert!(held.is_some() && budgets.plaintext.reserve(1).is_none());
+        assert!(budgets.stream(&identity("quiet")).is_some());
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Load, Part, Reservation};
+use super::{Load, Part, StreamReservation};
 use crate::error::StreamError;
 
 /// Reading speed is judged over this long. So a window is never much more than what its reader takes in this time,
@@ -52,7 +52,7 @@ pub(crate) struct Slot {
     /// Which of the streams it was when it was taken. So there are never more than `n` with a number up to `n`.
     number: u32,
     /// Its window, taken from what all streams may have together.
-    window: Option<Reservation>,
+    window: Option<StreamReservation>,
 }
 
 /// One stream's reading speed.
@@ -154,7 +154,7 @@ impl Slot {
     }
 
     /// What the stream's window is taken from is given back together with the place.
-    pub(crate) fn holding(mut self, window: Reservation) -> Self {
+    pub(crate) fn holding(mut self, window: StreamReservation) -> Self {
         self.window = Some(window);
         self
     }
