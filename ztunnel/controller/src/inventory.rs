@@ -82,7 +82,7 @@ impl Inventory {
     /// Whether a pod with this service account runs, or is about to, on this node.
     pub(crate) fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
         let fits = |pod: &Pod| pod.node == node && !pod.ended && pod.service_account == service_account;
-        within(&self.pods, namespace).any(|pod| fits(pod))
+        within(&self.pods, namespace).any(fits)
     }
 
     /// What daemons are to be told of all that was touched. Nothing before everything is known.

@@ -28,10 +28,12 @@ const CONDITION: &str = "ZtunnelAccepted";
 const RETRY: Duration = Duration::from_secs(5);
 const MAX_MESSAGE: usize = 2_000;
 
+type Pending = BTreeMap<(PolicyKind, Key), (Arc<Policy>, Verdict)>;
+
 /// The latest verdict of each policy that is to be written.
 #[derive(Default)]
 pub(crate) struct Verdicts {
-    pending: Mutex<BTreeMap<(PolicyKind, Key), (Arc<Policy>, Verdict)>>,
+    pending: Mutex<Pending>,
     more: Notify,
 }
 

@@ -1,4 +1,5 @@
 //! What the wire says of the cluster's objects.
+#![expect(clippy::needless_pass_by_value, reason = "values are written where they are handed over")]
 
 use kubernetes::{Own, k8s_openapi::api::core::v1 as api, kube::core::DynamicObject};
 use proto::{
@@ -226,17 +227,14 @@ fn strictness_by_scope_and_port() {
     let cases: Vec<(Vec<Policy>, &[&str])> = vec![
         (vec![], &none),
         (vec![peer("root", "m", strict.clone())], &static_strict),
-        (vec![peer("root", "m", strict.clone()), peer("shop", "n", permissive.clone())], &none),
+        (vec![peer("root", "m", strict.clone()), peer("shop", "n", permissive)], &none),
         (vec![peer("shop", "n", strict.clone())], &static_strict),
         (vec![peer("shop", "w", selected("STRICT", json!({})))], &static_strict),
         (vec![peer("shop", "n", strict.clone()), peer("shop", "w", selected("DISABLE", json!({})))], &none),
         (vec![peer("shop", "w", selected("STRICT", port("PERMISSIVE")))], &own),
         (vec![peer("shop", "w", selected("PERMISSIVE", port("STRICT")))], &own),
         (vec![peer("shop", "w", selected("STRICT", port("STRICT")))], &static_strict),
-        (
-            vec![peer("shop", "n", strict.clone()), peer("shop", "w", selected("UNSET", port("DISABLE")))],
-            &own,
-        ),
+        (vec![peer("shop", "n", strict), peer("shop", "w", selected("UNSET", port("DISABLE")))], &own),
         (vec![peer("root", "m", selected("STRICT", json!({})))], &none),
     ];
     for (policies, expected) in cases {

@@ -1,4 +1,5 @@
 //! Which resources a change touches.
+#![expect(clippy::needless_pass_by_value, reason = "values are written where they are handed over")]
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
 //! What policies are told.
+#![expect(clippy::needless_pass_by_value, reason = "values are written where they are handed over")]
 
 use serde_json::json;
 
@@ -23,7 +24,7 @@ fn conditions_are_written_once_and_beside_others() {
     assert_eq!(written[0], other);
     assert_eq!((&written[1]["status"], &written[1]["reason"]), (&json!("False"), &json!("UnsupportedValue")));
     assert_eq!(written[1]["observedGeneration"], 3);
-    let mut earlier = written.clone();
+    let mut earlier = written;
     earlier[1]["lastTransitionTime"] = json!("2020-01-01T00:00:00Z");
     let second = policy(json!(earlier));
     assert!(is_written(&second, &unenforced));

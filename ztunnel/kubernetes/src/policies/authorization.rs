@@ -9,6 +9,7 @@ use super::{PolicyStatus, Selector, Unknown};
 /// Who may connect to the selected workloads. Layer-7 fields are kept but not enforced: an ALLOW rule that has one matches
 /// nothing, a DENY rule keeps its layer-4 part.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[expect(clippy::duplicated_attributes, reason = "each column of a table has a type")]
 #[kube(
     group = "security.istio.io",
     version = "v1",

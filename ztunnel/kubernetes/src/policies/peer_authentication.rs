@@ -10,6 +10,7 @@ use super::{PolicyStatus, Selector, Unknown};
 
 /// Whether the selected workloads take plaintext. The oldest policy of the narrowest scope counts: workload, namespace, mesh.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[expect(clippy::duplicated_attributes, reason = "each column of a table has a type")]
 #[kube(
     group = "security.istio.io",
     version = "v1",

@@ -1,4 +1,5 @@
 //! What is read of policies, and that the CRDs are what an API server takes.
+#![expect(clippy::needless_pass_by_value, reason = "values are written where they are handed over")]
 
 use serde_json::json;
 
