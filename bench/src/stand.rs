@@ -45,7 +45,8 @@ impl Stand {
     /// Told by a control plane what there is, whoever stands there.
     pub(crate) fn behind_a_control_plane(options: &Options, plan: MeshPlan) -> Result<Self> {
         let binary = options.proxy.as_ref().unwrap_or(&options.daemon);
-        let (mesh, istio) = Istio::start(plan.binary(binary.clone()))?;
+        // It is started in a directory of its own.
+        let (mesh, istio) = Istio::start(plan.binary(std::path::absolute(binary)?))?;
         Ok(Self::around(mesh, Some(istio)))
     }
 
