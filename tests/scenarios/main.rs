@@ -25,6 +25,7 @@ mod older;
 mod operator;
 mod paths;
 mod peers;
+mod ports;
 mod privileges;
 mod probes;
 mod revocation;

@@ -14,6 +14,7 @@ mod conntrack;
 mod descriptors;
 mod dns;
 mod dumps;
+mod egress;
 mod error;
 mod guard;
 pub mod heap;

@@ -11,7 +11,7 @@ use rand::Rng;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::{NetworkNamespace, bpf};
+use crate::{NetworkNamespace, bpf, egress};
 
 /// `SO_MARK` of the daemon's own sockets that are not steered, and of those that its listeners accept: the mark that
 /// ambient meshes give to their proxies' sockets. It routes nothing and protects nothing; it only tells the proxy's
@@ -31,6 +31,9 @@ pub(crate) async fn connect(
     target: SocketAddr,
 ) -> io::Result<TcpStream> {
     let socket = open(namespace, owners, target)?;
+    if owners.is_some() {
+        bind_to_egress(namespace, &socket, target.ip());
+    }
     into_tokio(socket).connect(target).await
 }
 
@@ -63,6 +66,16 @@ pub(crate) async fn connect_application(
         }
     }
     Err(last)
+}
+
+/// Best effort: without it, two connections in many thousands may stand still for a while.
+fn bind_to_egress(namespace: &NetworkNamespace, socket: &Socket, target: IpAddr) {
+    let device = namespace.enter(|| egress::device_towards(target, DAEMON_MARK)).and_then(|found| found);
+    if let Ok(Some(device)) = device
+        && let Err(error) = socket.bind_device_by_index_v4(Some(device))
+    {
+        tracing::debug!(%error, %target, "a socket is not bound to the device it leaves by");
+    }
 }
 
 /// Of the steered socket's world: our mark, and only lo.

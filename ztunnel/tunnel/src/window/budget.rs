@@ -120,7 +120,7 @@ impl Budgets {
     /// What a new stream may hold, of a workload here that has this identity.
     pub(crate) fn stream(&self, identity: &SpiffeId) -> Option<StreamReservation> {
         let share = Reservation { left: self.share(identity), most: self.stream, bytes: 0 };
-        let mut of_stream = StreamReservation { whole: self.streams.reservation(), share: share };
+        let mut of_stream = StreamReservation { whole: self.streams.reservation(), share };
         let both = of_stream.share.grow_to(self.stream) && of_stream.whole.grow_to(self.stream);
         both.then_some(of_stream)
     }
