@@ -23,14 +23,14 @@ fn many_at_once_to_the_outside_do_not_get_in_each_other_s_way() {
     let _there = Server::start(&mesh.topology().outside, 8080, Behaviour::Echo).unwrap();
     for target in mesh.topology().outside_ips().map(|ip| (ip, 8080).into()) {
         let connecting: Vec<_> =
-            (0..AT_ONCE).map(|_| mesh.pod("client").spawn(move || in_a_row(Dial::to(target)))).collect();
+            (0..AT_ONCE).map(|_| mesh.pod("client").spawn(move || in_a_row(&Dial::to(target)))).collect();
         let slow: Vec<_> = connecting.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         assert!(slow.is_empty(), "{} of {} to {target}: {slow:?}", slow.len(), AT_ONCE * EACH);
     }
 }
 
 /// How long those took that took long, and what became of those that failed.
-fn in_a_row(dial: Dial) -> Vec<String> {
+fn in_a_row(dial: &Dial) -> Vec<String> {
     let one = |_| {
         let started = Instant::now();
         let problem = dial.exchange(b"x").err().map(|error| format!("{error:#}"));
