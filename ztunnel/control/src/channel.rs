@@ -27,12 +27,14 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 mod address;
+mod headers;
 mod roots;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use address::{ControlPlaneAddress, NotAnAddress};
+pub use headers::{NoHeader, RequestHeaders};
 pub use roots::{RootCertificates, RootsError};
 
 /// A control plane that is gone without a word is noticed after the interval and the patience.
@@ -51,6 +53,8 @@ pub struct ChannelSettings {
     /// Says who we are. Without it requests go without credentials.
     pub token_file: Option<PathBuf>,
     pub cluster_id: String,
+    /// Go along with each request.
+    pub headers: RequestHeaders,
     /// For TCP, TLS and HTTP/2 together.
     pub connect_deadline: Duration,
 }
@@ -159,6 +163,7 @@ impl Service<Request<Body>> for Connection {
         let (settings, mut sender) = (Arc::clone(&self.settings), self.sender.clone());
         Box::pin(async move {
             *request.uri_mut() = absolute(request.uri(), settings.address.authority())?;
+            settings.headers.add_to(request.headers_mut());
             if let Some(file) = &settings.token_file {
                 let headers = request.headers_mut();
                 headers.insert(AUTHORIZATION, token::bearer(file).await?);

@@ -19,7 +19,7 @@ mod follow;
 mod text;
 
 pub(crate) use changes::Changes;
-pub(crate) use follow::{Loaded, follow, record};
+pub(crate) use follow::{Loaded, follow, follow_at_most, record};
 pub(crate) use text::{Place, parse, read};
 
 /// Why a file cannot be used.

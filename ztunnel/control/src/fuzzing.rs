@@ -23,8 +23,8 @@ pub fn zds_packet(packet: &[u8]) -> Result<Option<CniPod>, Vec<u8>> {
 /// What a resource of the control plane became.
 pub enum Converted {
     Workload(Workload),
-    Service(Service),
     /// With what is wrong with it.
+    Service(Service, Option<String>),
     Policy(Policy, Option<String>),
 }
 
@@ -32,9 +32,9 @@ pub enum Converted {
 pub fn xds_resource(resource: &Resource, trust_domain: &TrustDomain) -> Result<Converted, String> {
     let type_url = resource.resource.as_ref().map(|any| any.type_url.as_str()).unwrap_or_default();
     let kind = Kind::of(type_url).ok_or("of no type that is subscribed to")?;
-    Ok(match Converter::new(trust_domain.clone()).convert(kind, resource)? {
+    Ok(match Converter::new(trust_domain.clone(), None).convert(kind, resource)? {
         Object::Workload(workload) => Converted::Workload(workload),
-        Object::Service(service) => Converted::Service(service),
+        Object::Service(service, flaw) => Converted::Service(service, flaw),
         Object::Policy(policy, flaw) => Converted::Policy(policy, flaw),
     })
 }

@@ -36,8 +36,8 @@ pub use certificates::{
     Issued, IstioCa, RootError, ServerCertificate, SigningCa, fingerprint, new_root,
 };
 pub use channel::{
-    ChannelError, ChannelSettings, Connection, ControlPlaneAddress, NotAnAddress, RootCertificates,
-    RootsError,
+    ChannelError, ChannelSettings, Connection, ControlPlaneAddress, NoHeader, NotAnAddress, RequestHeaders,
+    RootCertificates, RootsError,
 };
 pub use file::{FileError, FileProblem, FileStatus};
 pub use instant::{Clock, system_clock};

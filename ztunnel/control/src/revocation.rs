@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    file::{FileError, FileStatus, Loaded, follow},
+    file::{FileError, FileStatus, Loaded, follow_at_most},
     instant::{Clock, rfc3339, rfc3339_option},
 };
 
@@ -98,7 +98,7 @@ impl RevocationFiles {
                     message,
                 })
             };
-            let (status, watching) = follow(path, Arc::new(load)).await?;
+            let (status, watching) = follow_at_most(path, lists::MAX_BYTES, Arc::new(load)).await?;
             files.push(status);
             tasks.push(watching);
         }

@@ -45,6 +45,8 @@ pub struct ControlPlaneSettings {
     pub node: ProxyNode,
     /// Of workloads that name none.
     pub trust_domain: TrustDomain,
+    /// Whose policies apply to all namespaces; without it, one that cannot be read may be such a one.
+    pub root_namespace: Option<String>,
     /// Without it everything is asked for.
     pub on_demand: Option<OnDemandSettings>,
     /// What the control plane does not tell.
@@ -61,12 +63,12 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Returns at once; [`ControlPlane::complete`] tells when all has been heard.
     pub fn start(settings: ControlPlaneSettings, snapshot: Arc<SharedSnapshot>) -> Self {
-        let ControlPlaneSettings { channel, node, trust_domain, on_demand, local } = settings;
+        let ControlPlaneSettings { channel, node, trust_domain, root_namespace, on_demand, local } = settings;
         let mut first = (*snapshot.load()).clone();
         first.set_settings(local);
         snapshot.publish(first);
         let on_demand = on_demand.map(|settings| OnDemand::new(settings, Arc::clone(&snapshot)));
-        let holding = Holding::new(trust_domain);
+        let holding = Holding::new(trust_domain, root_namespace);
         let protocol = Protocol::new(node.told(), on_demand.is_some(), holding);
         let waits_for = protocol.unanswered().map(Kind::name).collect();
         let (sender, status) =

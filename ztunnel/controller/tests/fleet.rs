@@ -160,6 +160,7 @@ async fn fifty_daemons_and_ten_thousand_pods() {
         token_file: Some(directory.path().join("token")),
         cluster_id: "Kubernetes".to_owned(),
         connect_deadline: Duration::from_secs(10),
+        headers: control::RequestHeaders::default(),
     };
     let (told, mut telling) = mpsc::unbounded_channel();
     let began = Instant::now();

@@ -4,6 +4,7 @@
 //! a configuration is checked. docs/ISTIO.md has what becomes of each variable.
 
 mod document;
+mod mesh_file;
 mod proxy_config;
 mod unsupported;
 mod variables;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 pub(crate) use self::variables::Variables;
 use self::{
     document::Document,
+    mesh_file::MeshFile,
     proxy_config::{Metadata, ProxyConfig},
 };
 use crate::config::{self, Config, Flags, Span};
@@ -30,6 +32,7 @@ use crate::config::{self, Config, Flags, Span};
 const ISTIOD: &str = "https://istiod.istio-system.svc:15012";
 const ROOTS: &str = "./var/run/secrets/istio/root-cert.pem";
 const TOKEN: &str = "./var/run/secrets/tokens/istio-token";
+const MESH_FILE: &str = "./etc/istio/config/mesh";
 const ZDS_SOCKET: &str = "/var/run/ztunnel/ztunnel.sock";
 /// What Istio's proxy takes for draining if nobody says how long it has.
 const DRAIN: &str = "5s";
@@ -42,7 +45,8 @@ pub(crate) fn load(
     variables: &Variables,
 ) -> anyhow::Result<(Config, Vec<String>)> {
     let from_file = file.map(config::read_layer).transpose()?.unwrap_or_else(|| json!({}));
-    let layers = [own.layer()?, translate(variables)?, from_file, defaults(variables)];
+    let mesh_file = MeshFile::read(Path::new(MESH_FILE))?;
+    let layers = [own.layer()?, translate(variables, mesh_file)?, from_file, defaults(variables)];
     let place = match variables.flag("FAKE_CA")? {
         Some(true) => "FAKE_CA=true (the CA inside the daemon) and the rest of Istio's environment",
         _ => "Istio's environment (docs/ISTIO.md)",
@@ -59,14 +63,18 @@ fn defaults(variables: &Variables) -> Value {
 }
 
 /// Pure: what the environment says, as the configuration file would.
-fn translate(variables: &Variables) -> anyhow::Result<Value> {
+fn translate(variables: &Variables, mesh_file: MeshFile) -> anyhow::Result<Value> {
     unsupported::refuse(variables)?;
-    let proxy_config = ProxyConfig::of(variables)?;
+    let MeshFile { default_config, root_namespace } = mesh_file;
+    let proxy_config = ProxyConfig::of(variables, default_config.unwrap_or_default())?;
     let metadata = proxy_config.metadata(variables)?;
     let mut given = Document::default();
     given.set_if("cni.zdsSocket", variables.text("INPOD_UDS"));
     names(variables, &metadata, &mut given);
     mesh(variables, &proxy_config, &metadata, &mut given)?;
+    if variables.text("LOCAL_XDS_PATH").is_none() {
+        given.set_if("controlPlane.rootNamespace", root_namespace);
+    }
     certificates(variables, &mut given)?;
     endpoints(variables, &proxy_config, &mut given)?;
     process(variables, &proxy_config, &mut given)?;
@@ -98,6 +106,7 @@ fn mesh(
             given.set("controlPlane.address", tls_address(name, address)?);
             given.set("controlPlane.rootCertificates", roots(variables, "XDS_ROOT_CA"));
             given.set("controlPlane.tokenFile", token_file(variables)?);
+            given.set("controlPlane.headers", headers(variables, "XDS_HEADER_"));
             given.set_if("controlPlane.mode", on_demand.map(|on| if on { "onDemand" } else { "full" }));
             let why = "the control plane must know who asks";
             given.set("controlPlane.node.pod", variables.needed("POD_NAME", why)?);
@@ -128,6 +137,7 @@ fn certificates(variables: &Variables, given: &mut Document) -> anyhow::Result<(
     given.set("certificates.authority.address", tls_address("CA_ADDRESS", address)?);
     given.set("certificates.authority.rootCertificates", roots(variables, "CA_ROOT_CA"));
     given.set("certificates.authority.tokenFile", token_file(variables)?);
+    given.set("certificates.authority.headers", headers(variables, "CA_HEADER_"));
     Ok(())
 }
 
@@ -197,6 +207,12 @@ fn roots<'a>(variables: &'a Variables, name: &str) -> &'a str {
         Some("SYSTEM") => "system",
         Some(other) => other,
     }
+}
+
+/// By the name that follows the prefix.
+fn headers(variables: &Variables, prefix: &str) -> Value {
+    let each = variables.with_prefix(prefix).filter(|(_, value)| !value.is_empty());
+    each.map(|(name, value)| (name.to_ascii_lowercase(), Value::from(value))).collect()
 }
 
 /// A token in the environment could not be replaced, and everything that the process starts would have it.

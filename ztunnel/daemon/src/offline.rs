@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use control::{FileKind, FileReport, kind_of, read_pods, read_state};
 use model::{
-    TrustDomain, WorkloadUid,
+    TrustDomain, TrustDomains, WorkloadUid,
     explain::{Explanation, Mesh, explain_named},
 };
 use serde_json::Value;
@@ -62,6 +62,12 @@ pub(crate) struct Explain {
     /// The trust domain of workloads that name none.
     #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     trust_domain: TrustDomain,
+    /// Another name of that trust domain, as `certificates.trustDomainAliases` of the configuration has them.
+    #[arg(long = "trust-domain-alias", value_name = "NAME", requires = "state")]
+    aliases: Vec<TrustDomain>,
+    /// Another trust domain that is believed, as those of `certificates.bundles`.
+    #[arg(long = "federated-trust-domain", value_name = "NAME", requires = "state")]
+    federated: Vec<TrustDomain>,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -182,6 +188,9 @@ impl Explain {
 
     fn by_files(&self, state: &Path) -> anyhow::Result<Vec<Explanation>> {
         let (snapshot, _) = read_state(state, &self.trust_domain)?;
+        let mut snapshot = (*snapshot).clone();
+        let (aliases, federated) = (self.aliases.iter().cloned(), self.federated.iter().cloned());
+        snapshot.set_trust_domains(TrustDomains::new(self.trust_domain.clone(), aliases, federated));
         let pods = match &self.pods {
             Some(file) => read_pods(file)?.0,
             None => Vec::new(),

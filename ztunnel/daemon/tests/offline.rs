@@ -123,6 +123,27 @@ fn an_explanation_exits_by_its_decision() {
     assert_eq!(json[0]["refused"], "plaintext_in_strict");
 }
 
+/// Would break if a peer under another name of the mesh were explained as a stranger.
+#[test]
+fn an_explanation_knows_other_names_of_the_trust_domain() {
+    let state = file(
+        "workloads:\n- {uid: c, name: c, namespace: a, trustDomain: old.example, serviceAccount: c, workloadIps: [10.0.0.1], \
+         protocol: HBONE}\n- {uid: s, name: s, namespace: a, workloadIps: [10.0.0.2], protocol: HBONE}\n\
+         policies:\n- {name: p, namespace: a, scope: Namespace, action: Allow, rules: [[[{principals: [{Exact: \
+         cluster.local/ns/a/sa/c}]}]]]}\n",
+    );
+    let ask = |flags: &[&str]| {
+        let question = ["explain", "--state", state.path().to_str().unwrap(), "a/c", "10.0.0.2:80"];
+        ztunnel(&[&question, flags].concat())
+    };
+    let (status, said) = ask(&[]);
+    assert_eq!(status, 1, "{said}");
+    let (status, said) = ask(&["--trust-domain-alias", "old.example"]);
+    assert_eq!(status, 0, "{said}");
+    let (status, said) = ask(&["--federated-trust-domain", "old.example"]);
+    assert_eq!(status, 1, "believed, but another's: {said}");
+}
+
 /// A node's pods file counts where it is given: it is what that node asks.
 #[test]
 fn an_explanation_follows_the_pods_file() {

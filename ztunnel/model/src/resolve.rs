@@ -170,7 +170,7 @@ pub fn waypoint_towards<'a>(snapshot: &'a Snapshot, source: &Workload, ip: IpAdd
     let (service, workload) = holders(snapshot, source, ip.to_canonical());
     let of_service = service.and_then(|known| known.service.waypoint.as_ref());
     let chooses = service.is_some_and(|known| !known.service.chooses_nobody());
-    of_service.or_else(|| workload.filter(|_| !chooses)?.waypoint.as_ref())
+    of_service.or_else(|| workload.filter(|_| !chooses)?.waypoint.as_deref())
 }
 
 /// One question of the state.
@@ -228,7 +228,7 @@ impl Resolver<'_> {
         let Some(workload) = workload else {
             return Ok(passthrough(self.source, target, None, service.cloned()).into());
         };
-        if let Some(waypoint) = passed_waypoint(self.snapshot, self.source, workload.waypoint.as_ref()) {
+        if let Some(waypoint) = passed_waypoint(self.snapshot, self.source, workload.waypoint.as_deref()) {
             let gateway = Gateway::of_waypoint(self, waypoint, target)?;
             return Ok(gateway.resolved(self.source, target, Arc::clone(workload), service.cloned()));
         }

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use imbl::{HashMap, OrdMap};
-use smallvec::SmallVec;
+use imbl::{HashMap, OrdMap, OrdSet};
 
 use crate::{
     NetworkAddress, TrustDomains, Workload, WorkloadUid,
@@ -16,20 +15,22 @@ use crate::{
 };
 
 mod claims;
+mod filed;
 mod services;
 #[cfg(test)]
 mod tests;
 
+use filed::{Before, ByAddress, ByUid};
 pub(crate) use services::KnownService;
 use services::Services;
 
 /// Cloning is cheap: the maps are persistent and share their nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    workloads: OrdMap<WorkloadUid, Arc<Workload>>,
-    /// Those that have an address, in order; the first holds it. Two can only while a change is under way, such as a
+    workloads: OrdSet<ByUid>,
+    /// Of those that have an address, the first by uid holds it. Two can only while a change is under way, such as a
     /// pod's address going to its successor; the rule must not depend on who came first.
-    by_address: HashMap<NetworkAddress, SmallVec<[WorkloadUid; 1]>>,
+    by_address: OrdSet<ByAddress>,
     /// How many workloads of the host network are at each of their nodes' addresses.
     at_node_address: HashMap<NetworkAddress, usize>,
     services: Services,
@@ -45,21 +46,18 @@ impl Snapshot {
     pub fn insert_workload(&mut self, workload: Workload) {
         self.remove_workload(&workload.uid);
         let workload = Arc::new(workload);
-        for address in owned_addresses(&workload) {
-            let claims = self.by_address.entry(address).or_default();
-            if let Err(place) = claims.binary_search(&workload.uid) {
-                claims.insert(place, workload.uid.clone());
-            }
+        for filed in by_address(&workload) {
+            self.by_address.insert(filed);
         }
         for address in node_addresses(&workload) {
             *self.at_node_address.entry(address).or_default() += 1;
         }
         self.services.insert_endpoint(&workload);
-        self.workloads.insert(workload.uid.clone(), workload);
+        self.workloads.insert(ByUid(workload));
     }
 
     pub fn remove_workload(&mut self, uid: &WorkloadUid) {
-        let Some(old) = self.workloads.remove(uid) else { return };
+        let Some(ByUid(old)) = self.workloads.remove(uid) else { return };
         for address in node_addresses(&old) {
             if let Some(1) = self.at_node_address.get(&address) {
                 self.at_node_address.remove(&address);
@@ -67,12 +65,8 @@ impl Snapshot {
                 *count -= 1;
             }
         }
-        for address in owned_addresses(&old) {
-            let Some(claims) = self.by_address.get_mut(&address) else { continue };
-            claims.retain(|claimant| claimant != uid);
-            if claims.is_empty() {
-                self.by_address.remove(&address);
-            }
+        for filed in by_address(&old) {
+            self.by_address.remove(&filed);
         }
         self.services.remove_endpoint(&old);
     }
@@ -134,11 +128,12 @@ impl Snapshot {
     }
 
     pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
-        self.workloads.get(uid)
+        self.workloads.get(uid).map(|ByUid(workload)| workload)
     }
 
     pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        self.by_address.get(address)?.first().and_then(|uid| self.workloads.get(uid))
+        let first = self.by_address.range(Before(address)..).next();
+        first.filter(|filed| filed.is_at(address)).map(|filed| &filed.workload)
     }
 
     /// Whether workloads of the host network are known there.
@@ -211,7 +206,7 @@ impl Snapshot {
     }
 
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.values()
+        self.workloads.iter().map(|ByUid(workload)| workload)
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
@@ -224,8 +219,9 @@ impl Snapshot {
 }
 
 /// Pods of the host network share their node's address: it belongs to none of them.
-fn owned_addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> + '_ {
-    workload.addresses().filter(|_| workload.network_mode == NetworkMode::Standard)
+fn by_address(workload: &Arc<Workload>) -> impl Iterator<Item = ByAddress> + '_ {
+    let own = workload.workload_ips.iter().filter(|_| workload.network_mode == NetworkMode::Standard);
+    own.map(|&ip| ByAddress { ip, workload: Arc::clone(workload) })
 }
 
 fn node_addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> + '_ {

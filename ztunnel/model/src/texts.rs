@@ -10,12 +10,14 @@ use crate::{
     identity::InvalidIdentity,
     policy::PolicyKey,
     service::{Service, ServiceKey},
+    workload::Locality,
 };
 
 /// Of one source of state; each text it is given comes back as the one that was there first.
 #[derive(Debug, Default)]
 pub struct Texts {
     known: HashSet<Arc<str>>,
+    localities: HashSet<Arc<Locality>>,
     identities: HashMap<Arc<str>, SpiffeId>,
 }
 
@@ -39,6 +41,18 @@ impl Texts {
         ServiceKey { namespace: self.share(namespace), hostname: self.share(hostname) }
     }
 
+    pub fn locality(&mut self, locality: Locality) -> Arc<Locality> {
+        if let Some(known) = self.localities.get(&locality) {
+            return Arc::clone(known);
+        }
+        if self.localities.len() >= MAX_KNOWN {
+            self.localities.clear();
+        }
+        let locality = Arc::new(locality);
+        self.localities.insert(Arc::clone(&locality));
+        locality
+    }
+
     pub fn identity(
         &mut self,
         trust_domain: &TrustDomain,
@@ -58,7 +72,6 @@ impl Texts {
 
     /// Everything but what only this workload is likely to say.
     pub fn share_workload(&mut self, workload: &mut Workload) {
-        let locality = &mut workload.locality;
         for text in [
             &mut workload.namespace,
             &mut workload.node,
@@ -67,12 +80,10 @@ impl Texts {
             &mut workload.canonical_name,
             &mut workload.canonical_revision,
             &mut workload.workload_name,
-            &mut locality.region,
-            &mut locality.zone,
-            &mut locality.subzone,
         ] {
             *text = self.share(text);
         }
+        workload.locality = self.locality((*workload.locality).clone());
         workload.network = Network::from(self.share(workload.network.as_str()));
         let shared = std::mem::take(&mut workload.services).into_iter();
         workload.services =

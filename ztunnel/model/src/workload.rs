@@ -77,7 +77,7 @@ pub enum WorkloadType {
     Job,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Locality {
     pub region: Arc<str>,
@@ -130,7 +130,7 @@ pub struct Workload {
     pub canonical_revision: Arc<str>,
     pub workload_name: Arc<str>,
     pub workload_type: WorkloadType,
-    pub locality: Locality,
+    pub locality: Arc<Locality>,
     /// Weight among the endpoints of a service.
     pub capacity: u32,
     /// The services it is an endpoint of, with the target ports it overrides.
@@ -140,7 +140,7 @@ pub struct Workload {
     /// It ends tunnels itself, on a port of its own pod, with no node proxy in front.
     pub native_tunnel: bool,
     /// Its traffic must pass this proxy first.
-    pub waypoint: Option<Waypoint>,
+    pub waypoint: Option<Box<Waypoint>>,
     pub application_tunnel: Option<ApplicationTunnel>,
 }
 
@@ -195,7 +195,7 @@ impl Workload {
             canonical_revision: Arc::default(),
             workload_name: Arc::default(),
             workload_type: WorkloadType::default(),
-            locality: Locality::default(),
+            locality: Arc::default(),
             capacity: 1,
             services: SmallMap::new(),
             authorization_policies: Vec::new(),

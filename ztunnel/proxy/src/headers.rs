@@ -84,7 +84,7 @@ mod tests {
         workload.workload_name = "s2".into();
         workload.canonical_name = "s2".into();
         workload.canonical_revision = "v1".into();
-        workload.locality = Locality { region: "r1".into(), zone: "z2".into(), subzone: "".into() };
+        workload.locality = Locality { region: "r1".into(), zone: "z2".into(), subzone: "".into() }.into();
         workload
     }
 

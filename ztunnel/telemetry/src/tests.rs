@@ -35,7 +35,7 @@ fn workload(name: &str, ip: &str) -> Arc<Workload> {
     workload.canonical_revision = "v1".into();
     workload.cluster_id = "Kubernetes".into();
     if name == "c1" {
-        workload.locality = Locality { region: "r1".into(), zone: "z1".into(), subzone: "".into() };
+        workload.locality = Locality { region: "r1".into(), zone: "z1".into(), subzone: "".into() }.into();
     }
     if name == "q1" {
         workload.canonical_revision = "latest".into();

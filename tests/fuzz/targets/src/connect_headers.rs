@@ -1,7 +1,7 @@
 //! The headers that a CONNECT of ours carries: names from the state must not forge what they say.
 
 use http::HeaderValue;
-use model::{ClientAddr, Workload, WorkloadUid};
+use model::{ClientAddr, Workload, WorkloadUid, workload::Locality};
 
 /// The keys of our baggage, in its order.
 const KEYS: [&str; 7] = [
@@ -21,15 +21,17 @@ pub fn connect_headers(data: &[u8]) {
     let mut workload = Workload::new(WorkloadUid::new("w"), "w", identity, Vec::new());
     let mut lines = text.split('\n').map(str::to_owned);
     let names: [String; 7] = std::array::from_fn(|_| lines.next().unwrap_or_default());
+    let mut locality = Locality::default();
     [
         workload.cluster_id,
         workload.namespace,
         workload.workload_name,
         workload.canonical_name,
         workload.canonical_revision,
-        workload.locality.region,
-        workload.locality.zone,
+        locality.region,
+        locality.zone,
     ] = names.clone().map(Into::into);
+    workload.locality = locality.into();
     let client = ClientAddr("[fd01::1]:80".parse().expect("an address"));
     let headers = proxy::connect_headers(&workload, client, None, proxy::new_trace());
     for header in [&headers.baggage, &headers.forwarded, &headers.traceparent] {

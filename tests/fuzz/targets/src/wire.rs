@@ -47,8 +47,9 @@ pub fn xds_address(data: &[u8]) {
             check_workload(&workload, &name);
             snapshot.insert_workload(workload);
         }
-        Ok(Converted::Service(service)) => {
+        Ok(Converted::Service(service, flaw)) => {
             check_service(&service, &name);
+            assert!(flaw.is_none() || service.ports.is_empty(), "{flaw:?}, and it serves");
             snapshot.insert_service(service);
         }
         Ok(Converted::Policy(..)) => panic!("an address is taken for a policy"),
@@ -94,8 +95,7 @@ pub fn xds_policy(data: &[u8]) {
 
 fn check_policy(policy: Policy, flaw: Option<&str>, decodes: bool) {
     // Of where it applies, and not of whom it means.
-    let concerns_scope =
-        flaw.is_some_and(|flaw| ["unknown scope", "its name"].iter().any(|what| flaw.starts_with(what)));
+    let concerns_scope = flaw.is_some_and(|flaw| flaw.starts_with("its name"));
     let lets_nobody_in = !decodes
         || (flaw.is_some() && !concerns_scope && policy.action == Action::Allow && policy.rules.len() <= 1);
     let is_dry_run = policy.dry_run;

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Certificates, signing, trust::MAX_ROOTS};
-use crate::file::{FileError, FileStatus, Loaded, Place, follow, parse};
+use crate::file::{FileError, FileStatus, Loaded, Place, follow_at_most, parse};
 
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Whom to believe of one trust domain, as its file says for as long as this lives.
 pub struct BundleFile {
@@ -35,7 +35,7 @@ impl BundleFile {
             certificates.give_bundle(TrustBundle { trust_domain: trust_domain.clone(), roots });
             Ok(Loaded { objects, changed: 1, warnings, ..Loaded::default() })
         };
-        let (status, watching) = follow(path, Arc::new(load)).await?;
+        let (status, watching) = follow_at_most(path, MAX_BYTES, Arc::new(load)).await?;
         Ok(Self { status, _watching: watching })
     }
 
@@ -67,10 +67,6 @@ pub(super) fn roots(
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<(Roots, Vec<String>), FileError> {
-    if text.len() > MAX_BYTES {
-        let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
-        return Err(FileError::TooLarge { path: path.to_owned(), limit });
-    }
     let found =
         if text.trim_start().starts_with('{') { of_document(path, text)? } else { of_pem(path, text)? };
     let mut roots: Roots = Vec::with_capacity(found.len());

@@ -23,6 +23,8 @@ use crate::channel::{ChannelError, ChannelSettings, Connection};
 
 /// A few certificates.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// One signing request.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
 /// Of what a CA says of a refusal, in the log and for people.
 const MAX_WORDS: usize = 200;
 
@@ -67,8 +69,9 @@ impl CertificateAuthority for IstioCa {
     ) -> Result<Issued, AuthorityError> {
         let (number, connection) = self.connection().await.map_err(unreachable)?;
         let mut lease = Lease { ca: self, number, answered: false };
-        let mut client =
-            IstioCertificateServiceClient::new(connection).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let mut client = IstioCertificateServiceClient::new(connection)
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+            .max_encoding_message_size(MAX_REQUEST_BYTES);
         let asked = message(identity, request, self.lifetime);
         let answer = client.create_certificate(asked).await;
         lease.answered = answer.as_ref().err().is_none_or(|status| !is_of_the_connection(status));

@@ -1,6 +1,6 @@
 //! Against a server of real TLS that says what it was sent.
 
-use std::{convert::Infallible, fs, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, convert::Infallible, fs, net::SocketAddr, path::Path};
 
 use http::HeaderMap;
 use hyper::{server, service::service_fn};
@@ -60,6 +60,7 @@ fn settings(server: SocketAddr, roots: &str, token_file: Option<&Path>) -> Chann
         roots: roots.parse().unwrap(),
         token_file: token_file.map(Into::into),
         cluster_id: "Kubernetes".to_owned(),
+        headers: RequestHeaders::default(),
         connect_deadline: Duration::from_secs(10),
     }
 }
@@ -83,6 +84,15 @@ async fn each_request_has_the_token_of_its_time() {
         assert_eq!(seen["authorization"], format!("Bearer {token}"));
         assert_eq!(seen["clusterid"], "Kubernetes");
     }
+    let added = [("x-tenant".to_owned(), "of mine".to_owned())];
+    let with_header = ChannelSettings {
+        headers: BTreeMap::from(added).try_into().unwrap(),
+        ..settings(server.address, &server.root_pem, Some(file.path()))
+    };
+    ask(&mut with_header.connect().await.unwrap()).await.unwrap();
+    let seen = server.seen.recv().await.unwrap();
+    assert_eq!(seen["x-tenant"], "of mine");
+    assert_eq!(seen["authorization"], "Bearer second");
     fs::write(file.path(), "two words").unwrap();
     let error = ask(&mut connection).await.unwrap_err().to_string();
     assert!(error.contains("holds no token") && !error.contains("words"), "{error}");

@@ -25,32 +25,36 @@ pub(crate) struct Loaded {
 /// Takes the text of a file and puts what it says in force, all of it or nothing.
 pub(crate) type Load = dyn Fn(&Path, &str) -> Result<Loaded, FileError> + Send + Sync;
 
+pub(crate) type Followed = (watch::Receiver<FileStatus>, AbortOnDropHandle<()>);
+
 /// Loads `path` now, which must succeed, and from then on whenever it changes, until the handle is dropped.
-pub(crate) async fn follow(
-    path: &Path,
-    load: Arc<Load>,
-) -> Result<(watch::Receiver<FileStatus>, AbortOnDropHandle<()>), FileError> {
+pub(crate) async fn follow(path: &Path, load: Arc<Load>) -> Result<Followed, FileError> {
+    follow_at_most(path, text::MAX_BYTES, load).await
+}
+
+/// The same, for files that are never larger than `limit` bytes: of a larger one no more is read.
+pub(crate) async fn follow_at_most(path: &Path, limit: u64, load: Arc<Load>) -> Result<Followed, FileError> {
     // Watched before it is read: what changes meanwhile is not missed.
     let mut changes = Changes::of(path);
     let (status, receiver) = watch::channel(FileStatus::new(path));
     let path = path.to_owned();
-    record(&status, Ok(attempt(&path, &load).await?));
+    record(&status, Ok(attempt(&path, limit, &load).await?));
     let task = tokio::spawn(async move {
         loop {
             changes.next().await;
-            record(&status, attempt(&path, &load).await);
+            record(&status, attempt(&path, limit, &load).await);
         }
     });
     Ok((receiver, AbortOnDropHandle::new(task)))
 }
 
 /// A large file takes a while to parse: not on a thread that serves others.
-async fn attempt(path: &Path, load: &Arc<Load>) -> Result<(Loaded, String), FileError> {
+async fn attempt(path: &Path, limit: u64, load: &Arc<Load>) -> Result<(Loaded, String), FileError> {
     let (path, load) = (path.to_owned(), Arc::clone(load));
     let in_vain = |path: &Path, error: JoinError| FileError::unreadable(path, std::io::Error::other(error));
     let owned = path.clone();
     let loading = spawn_blocking(move || {
-        let text = text::read(&owned)?;
+        let text = text::read_at_most(&owned, limit)?;
         load(&owned, &text).map(|loaded| (loaded, version(&text)))
     });
     loading.await.unwrap_or_else(|error| Err(in_vain(&path, error)))

@@ -37,7 +37,7 @@ pub(crate) fn read(path: &Path) -> Result<String, FileError> {
     read_at_most(path, MAX_BYTES)
 }
 
-fn read_at_most(path: &Path, limit: u64) -> Result<String, FileError> {
+pub(super) fn read_at_most(path: &Path, limit: u64) -> Result<String, FileError> {
     let unreadable = |error| FileError::unreadable(path, error);
     // Opening a FIFO would wait for a writer forever.
     if !path.metadata().map_err(unreadable)?.is_file() {

@@ -27,7 +27,7 @@ const DELTA: Oid<'static> = oid!(2.5.29.27);
 /// Certificates of authorities in one file: each may be tried for each list.
 const MAX_AUTHORITIES: usize = 64;
 /// Of a file: some hundred thousand entries.
-const MAX_BYTES: usize = 16 << 20;
+pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct List {
@@ -52,12 +52,6 @@ struct Section {
 pub(super) fn read(path: &Path, text: &str, roots: &TrustBundle) -> Result<Vec<List>, FileError> {
     let invalid =
         |line: u64, message: String| FileError::Invalid { path: path.to_owned(), line, column: 1, message };
-    if text.len() > MAX_BYTES {
-        return Err(invalid(
-            1,
-            format!("larger than {MAX_BYTES} bytes; give lists of their own in several files"),
-        ));
-    }
     if text.matches("-----BEGIN CERTIFICATE-----").nth(MAX_AUTHORITIES).is_some() {
         return Err(invalid(1, format!("more than {MAX_AUTHORITIES} certificates")));
     }

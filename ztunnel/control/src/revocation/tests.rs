@@ -200,11 +200,16 @@ async fn an_older_list_does_not_replace_a_newer_one() {
 }
 
 /// Fails if a file may be of any size, or hold any number of authorities.
-#[test]
-fn a_file_has_bounds() {
+#[tokio::test]
+async fn a_file_has_bounds() {
     let authority = root("a");
-    let text = format!("{}{}", crl(&authority, &[1], 60), " ".repeat(16 << 20));
-    assert!(read(&text, &[&authority]).unwrap_err().contains("larger than"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // Not even text beyond the limit: it is not read.
+    let large = [crl(&authority, &[1], 60).into_bytes(), b" ".repeat(16 << 20), vec![0xff; 1 << 20]].concat();
+    fs::write(file.path(), large).unwrap();
+    let paths = [file.path().to_owned()];
+    let refused = RevocationFiles::start(&paths, roots_of(&authority), system_clock()).await.err().unwrap();
+    assert_eq!(refused.reason(), "too_large");
     let text = format!("{}{}", crl(&authority, &[1], 60), authority.pem().repeat(65));
     assert!(read(&text, &[&authority]).unwrap_err().contains("more than 64"));
 }

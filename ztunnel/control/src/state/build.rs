@@ -218,12 +218,12 @@ fn workload(text: WorkloadText, trust_domain: &TrustDomain, texts: &mut Texts) -
         canonical_revision: text.canonical_revision,
         workload_name: text.workload_name,
         workload_type: text.workload_type,
-        locality: text.locality,
+        locality: text.locality.into(),
         capacity: text.capacity,
         services: text.services,
         authorization_policies: text.authorization_policies,
         native_tunnel: text.native_tunnel,
-        waypoint: text.waypoint,
+        waypoint: text.waypoint.map(Box::new),
         application_tunnel: text.application_tunnel,
     })
 }

@@ -1,8 +1,9 @@
 //! From the control plane's resources to the model's objects. What the file may not say, it may not either
 //! ([`crate::sound`]).
 //!
-//! Of workloads and services a part that cannot be read makes the whole unusable. Of a policy it must not: leaving one
-//! out may let in whom it keeps out, so it stands with that part in the sense that lets in the fewest.
+//! Of workloads and services a part that cannot be read makes the whole unusable; of a service, what is left refuses who
+//! asks for its addresses. A policy stands with that part in the sense that lets in the fewest: leaving one out may let in
+//! whom it keeps out.
 
 use std::net::IpAddr;
 
@@ -23,20 +24,22 @@ mod waypoint;
 mod workload;
 
 pub(crate) struct Converter {
-    pub(super) trust_domain: TrustDomain,
-    pub(super) texts: Texts,
+    trust_domain: TrustDomain,
+    /// Whose policies apply to all namespaces, if we have been told.
+    root_namespace: Option<String>,
+    texts: Texts,
 }
 
 pub(crate) enum Object {
     Workload(Workload),
-    Service(Service),
     /// With what is wrong with it, if anything is.
+    Service(Service, Option<String>),
     Policy(Policy, Option<String>),
 }
 
 impl Converter {
-    pub(crate) fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, texts: Texts::default() }
+    pub(crate) fn new(trust_domain: TrustDomain, root_namespace: Option<String>) -> Self {
+        Self { trust_domain, root_namespace, texts: Texts::default() }
     }
 
     /// Or why it cannot be used.
@@ -44,7 +47,8 @@ impl Converter {
         match (self.read(kind, resource), kind) {
             // Whatever is wrong with it: left out, it would let in whom it keeps out.
             (Err(flaw), Kind::Authorization) => {
-                Ok(Object::Policy(policy::unreadable(&resource.name)?, Some(flaw)))
+                let policy = policy::unreadable(&resource.name, self.root_namespace.as_deref())?;
+                Ok(Object::Policy(policy, Some(flaw)))
             }
             (read, _) => read,
         }
@@ -61,12 +65,12 @@ impl Converter {
                 let address = Address::decode(any.value.clone()).map_err(undecodable)?;
                 match address.r#type.ok_or("neither a workload nor a service")? {
                     Type::Workload(workload) => Object::Workload(self.workload(workload)?),
-                    Type::Service(service) => Object::Service(self.service(service)?),
+                    Type::Service(service) => self.service_or_rest(service)?,
                 }
             }
             Kind::Authorization => {
                 let told = Authorization::decode(any.value.clone()).map_err(undecodable)?;
-                let (mut policy, flaw) = policy::policy(told);
+                let (mut policy, flaw) = policy::policy(told, self.root_namespace.as_deref());
                 let unknown = unknown::mark(&mut policy, &any.value)
                     .map_err(|unknown::Unwalkable| "not of its type: it has groups".to_owned())?;
                 Object::Policy(policy, flaw.or(unknown))
@@ -81,10 +85,15 @@ impl Object {
     fn name(&self) -> String {
         match self {
             Self::Workload(workload) => workload.uid.to_string(),
-            Self::Service(service) => service.key().to_string(),
+            Self::Service(service, _) => service.key().to_string(),
             Self::Policy(policy, _) => policy.key().to_string(),
         }
     }
+}
+
+/// A value of tomorrow is not taken for the default.
+fn known<T: TryFrom<i32>>(what: &str, told: i32) -> Result<T, String> {
+    T::try_from(told).map_err(|_| format!("unknown {what} {told}"))
 }
 
 /// 4 or 16 bytes.

@@ -4,14 +4,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::Hash,
     sync::Arc,
 };
 
-use model::{
-    Snapshot, TrustDomain, WorkloadUid,
-    policy::{Policy, PolicyKey},
-    service::ServiceKey,
-};
+use model::{Snapshot, TrustDomain, WorkloadUid, policy::PolicyKey, service::ServiceKey};
 use proto::discovery::{DeltaDiscoveryResponse, Resource};
 
 use super::{
@@ -27,7 +24,8 @@ pub(super) struct Holding {
     services: HashMap<ServiceKey, Version>,
     policies: HashMap<PolicyKey, Version>,
     /// Those of which only what could be read is in force.
-    curtailed: HashSet<PolicyKey>,
+    curtailed_services: HashSet<ServiceKey>,
+    curtailed_policies: HashSet<PolicyKey>,
     /// Most resources of a push have the same.
     last_version: Version,
 }
@@ -42,13 +40,14 @@ pub(super) struct Effect {
 }
 
 impl Holding {
-    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+    pub(super) fn new(trust_domain: TrustDomain, root_namespace: Option<String>) -> Self {
         Self {
-            converter: Converter::new(trust_domain),
+            converter: Converter::new(trust_domain, root_namespace),
             workloads: HashMap::new(),
             services: HashMap::new(),
             policies: HashMap::new(),
-            curtailed: HashSet::new(),
+            curtailed_services: HashSet::new(),
+            curtailed_policies: HashSet::new(),
             last_version: Version::default(),
         }
     }
@@ -91,46 +90,30 @@ impl Holding {
                     effect.changed += 1;
                 }
             }
-            Object::Service(service) => {
+            Object::Service(service, flaw) => {
+                let (held, curtailed) = (&mut self.services, &mut self.curtailed_services);
                 let key = service.key();
-                self.services.insert(key.clone(), version);
-                if snapshot.service(&key).is_none_or(|old| **old != service) {
+                if stands(held, curtailed, &key, flaw.is_none().then_some(version))
+                    && snapshot.service(&key).is_none_or(|old| **old != service)
+                {
                     snapshot.insert_service(service);
                     effect.changed += 1;
                 }
+                return flaw.map_or(Ok(()), Err);
             }
             Object::Policy(policy, flaw) => {
-                return self.accept_policy(policy, flaw, version, snapshot, effect);
+                let (held, curtailed) = (&mut self.policies, &mut self.curtailed_policies);
+                let key = policy.key();
+                if stands(held, curtailed, &key, flaw.is_none().then_some(version))
+                    && snapshot.policy(&key).is_none_or(|old| **old != policy)
+                {
+                    snapshot.insert_policy(policy);
+                    effect.changed += 1;
+                }
+                return flaw.map_or(Ok(()), Err);
             }
         }
         Ok(())
-    }
-
-    /// The last good version stays in force. Without one, what could be read of this stands, under no version: it is
-    /// not what was sent.
-    fn accept_policy(
-        &mut self,
-        policy: Policy,
-        flaw: Option<String>,
-        version: Version,
-        snapshot: &mut Snapshot,
-        effect: &mut Effect,
-    ) -> Result<(), String> {
-        let key = policy.key();
-        let has_good = self.policies.contains_key(&key) && !self.curtailed.contains(&key);
-        if flaw.is_none() {
-            self.policies.insert(key.clone(), version);
-            self.curtailed.remove(&key);
-        } else if !has_good {
-            self.policies.insert(key.clone(), Version::default());
-            self.curtailed.insert(key.clone());
-        }
-        let stands = flaw.is_none() || !has_good;
-        if stands && snapshot.policy(&key).is_none_or(|old| **old != policy) {
-            snapshot.insert_policy(policy);
-            effect.changed += 1;
-        }
-        flaw.map_or(Ok(()), Err)
     }
 
     /// Whether there was such a one.
@@ -140,7 +123,7 @@ impl Holding {
             Kind::Authorization => {
                 let Ok(key) = name.parse::<PolicyKey>() else { return false };
                 snapshot.remove_policy(&key);
-                self.curtailed.remove(&key);
+                self.curtailed_policies.remove(&key);
                 self.policies.remove(&key).is_some()
             }
         }
@@ -155,6 +138,7 @@ impl Holding {
         }
         let Ok(key) = name.parse::<ServiceKey>() else { return false };
         snapshot.remove_service(&key);
+        self.curtailed_services.remove(&key);
         self.services.remove(&key).is_some()
     }
 
@@ -191,6 +175,26 @@ impl Holding {
         }
         Arc::clone(&self.last_version)
     }
+}
+
+/// Whether what has come is to be in force: if it is good, which its `version` says; or if there is no good one before it,
+/// which would stay. Then it stands under no version: it is not what was sent.
+fn stands<K: Clone + Eq + Hash>(
+    held: &mut HashMap<K, Version>,
+    curtailed: &mut HashSet<K>,
+    key: &K,
+    version: Option<Version>,
+) -> bool {
+    let has_good = held.contains_key(key) && !curtailed.contains(key);
+    if version.is_some() {
+        curtailed.remove(key);
+    } else if has_good {
+        return false;
+    } else {
+        curtailed.insert(key.clone());
+    }
+    held.insert(key.clone(), version.unwrap_or_default());
+    true
 }
 
 /// The names under which `resource` may have been asked for.

@@ -32,6 +32,8 @@ use crate::channel::{ChannelError, ChannelSettings};
 
 /// A mesh of a million workloads fits.
 const MAX_RESPONSE: usize = 512 << 20;
+/// What gRPC servers take by default; [`Protocol`] keeps below it.
+const MAX_REQUEST: usize = 4 << 20;
 /// Requests that wait to be sent. A control plane that reads none for so long is none.
 const OUTGOING: usize = 64;
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
@@ -92,7 +94,7 @@ impl Session {
         let connection = self.channel.connect().await?;
         let mut client = AggregatedDiscoveryServiceClient::new(connection)
             .max_decoding_message_size(MAX_RESPONSE)
-            .max_encoding_message_size(usize::MAX);
+            .max_encoding_message_size(MAX_REQUEST);
         let (requests, outgoing) = mpsc::channel(OUTGOING);
         for request in self.first_requests() {
             send(&requests, request).await?;

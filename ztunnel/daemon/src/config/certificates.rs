@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use control::{CaFiles, ChannelSettings, ControlPlaneAddress, RootCertificates};
+use control::{CaFiles, ChannelSettings, ControlPlaneAddress, RequestHeaders, RootCertificates};
 use model::{TrustDomain, TrustDomains};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,9 @@ struct Authority {
     address: ControlPlaneAddress,
     root_certificates: RootCertificates,
     token_file: Option<PathBuf>,
+    /// As those of `controlPlane`.
+    #[serde(default)]
+    headers: RequestHeaders,
 }
 
 impl CertificatesSection {
@@ -115,7 +118,7 @@ impl CertificatesSection {
 
     /// How Istio's CA is reached.
     pub(crate) fn channel(&self, config: &Config) -> Option<ChannelSettings> {
-        let Some(Authority { address, root_certificates, token_file }) = &self.authority else {
+        let Some(Authority { address, root_certificates, token_file, headers }) = &self.authority else {
             return Some(config.control_plane.as_ref()?.channel(config));
         };
         Some(ChannelSettings {
@@ -123,6 +126,7 @@ impl CertificatesSection {
             roots: root_certificates.clone(),
             token_file: token_file.clone(),
             cluster_id: config.cluster_id.clone(),
+            headers: headers.clone(),
             connect_deadline: config.connect_deadline.0,
         })
     }

@@ -4,7 +4,8 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use control::{
-    ChannelSettings, ControlPlaneAddress, ControlPlaneSettings, OnDemandSettings, ProxyNode, RootCertificates,
+    ChannelSettings, ControlPlaneAddress, ControlPlaneSettings, OnDemandSettings, ProxyNode, RequestHeaders,
+    RootCertificates,
 };
 use model::Settings;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ pub(crate) struct ControlPlaneSection {
     pub(crate) root_certificates: RootCertificates,
     /// The service account's token, read anew for each request. Without it requests have no credentials.
     pub(crate) token_file: Option<PathBuf>,
+    /// More headers of each request, by name. Values are not shown anywhere.
+    #[serde(default)]
+    headers: RequestHeaders,
     #[serde(default)]
     mode: Mode,
     /// On demand: what nobody has needed for this long is given up.
@@ -31,6 +35,8 @@ pub(crate) struct ControlPlaneSection {
     /// On demand: names asked for at once. Beyond that, those needed longest ago are given up.
     #[serde(default = "default_names")]
     names: NonZeroUsize,
+    /// Whose policies apply to all namespaces. Only needed for policies that cannot be read: without it each of them closes all.
+    root_namespace: Option<String>,
     /// Who this daemon is.
     #[serde(default)]
     node: ProxyNode,
@@ -69,6 +75,7 @@ impl ControlPlaneSection {
             channel: self.channel(config),
             node,
             trust_domain: config.trust_domain.clone(),
+            root_namespace: self.root_namespace.clone(),
             on_demand: (self.mode == Mode::OnDemand).then(|| OnDemandSettings {
                 unused_after: self.unused_after.0,
                 patience: self.patience.0,
@@ -85,6 +92,7 @@ impl ControlPlaneSection {
             roots: self.root_certificates.clone(),
             token_file: self.token_file.clone(),
             cluster_id: config.cluster_id.clone(),
+            headers: self.headers.clone(),
             connect_deadline: config.connect_deadline.0,
         }
     }

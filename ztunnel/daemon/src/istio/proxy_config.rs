@@ -1,4 +1,5 @@
-//! `PROXY_CONFIG`: YAML in a variable, of which a few keys are for a node proxy; and the metadata that goes with it.
+//! `PROXY_CONFIG`: YAML in a variable, of which a few keys are for a node proxy, over the mesh's defaults; and the metadata
+//! that goes with it.
 
 use std::collections::BTreeMap;
 
@@ -26,9 +27,18 @@ pub(super) struct ProxyConfig {
 }
 
 impl ProxyConfig {
-    pub(super) fn of(variables: &Variables) -> anyhow::Result<Self> {
-        let Some(text) = variables.text("PROXY_CONFIG") else { return Ok(Self::default()) };
-        serde_saphyr::from_str(text).map_err(|error| anyhow!("PROXY_CONFIG: {error}"))
+    pub(super) fn of(variables: &Variables, defaults: Self) -> anyhow::Result<Self> {
+        let Some(text) = variables.text("PROXY_CONFIG") else { return Ok(defaults) };
+        let own: Self = serde_saphyr::from_str(text).map_err(|error| anyhow!("PROXY_CONFIG: {error}"))?;
+        let mut proxy_metadata = defaults.proxy_metadata;
+        proxy_metadata.extend(own.proxy_metadata);
+        Ok(Self {
+            discovery_address: own.discovery_address.or(defaults.discovery_address),
+            proxy_admin_port: own.proxy_admin_port.or(defaults.proxy_admin_port),
+            stats_port: own.stats_port.or(defaults.stats_port),
+            concurrency: own.concurrency.or(defaults.concurrency),
+            proxy_metadata,
+        })
     }
 
     /// What the control plane is told of this node: the variables go before what `PROXY_CONFIG` says.

@@ -159,8 +159,52 @@ fn proxy_config_gives_what_no_variable_does() {
     unsaid.retain(|(name, _)| *name != "XDS_ADDRESS");
     unsaid.push(("PROXY_CONFIG", text));
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let tree = translate(&unsaid.iter().map(owned).collect()).unwrap();
+    let tree = translate(&unsaid.iter().map(owned).collect(), MeshFile::default()).unwrap();
     assert_eq!(tree["controlPlane"]["address"], "other:1");
+}
+
+/// If the order were another, a DaemonSet's own settings would lose against the mesh's defaults.
+#[test]
+fn the_mesh_configuration_gives_what_neither_variables_nor_proxy_config_do() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "rootNamespace: mesh-root\naccessLogFile: /dev/stdout\ndefaultConfig:\n  concurrency: 3\n  statusPort: 5\n  \
+                tracing: {}\n  proxyMetadata: {A: mesh, B: mesh, CLUSTER_ID: west}\n";
+    std::fs::write(file.path(), text).unwrap();
+    let own = [("PROXY_CONFIG", "{concurrency: 4, proxyMetadata: {B: own}}")];
+    let tree = translate(&variables(&own), MeshFile::read(file.path()).unwrap()).unwrap();
+    assert_eq!((&tree["workerThreads"], &tree["metricsAddress"]), (&json!(4), &json!("[::]:5")));
+    assert_eq!(tree["controlPlane"]["rootNamespace"], "mesh-root");
+    let metadata = json!({"A": "mesh", "B": "own", "CLUSTER_ID": "east"});
+    assert_eq!(tree["controlPlane"]["node"]["metadata"], metadata);
+    std::fs::write(file.path(), "defaultConfig:\n").unwrap();
+    assert_eq!(MeshFile::read(file.path()).unwrap().root_namespace, None);
+    std::fs::write(file.path(), "defaultConfig: {concurrency: many}").unwrap();
+    let said = format!("{:#}", MeshFile::read(file.path()).unwrap_err());
+    assert!(said.contains(file.path().to_str().unwrap()), "{said}");
+    assert!(MeshFile::read(Path::new("/nowhere/mesh")).unwrap().root_namespace.is_none());
+}
+
+/// Values are credentials as often as not.
+#[test]
+fn headers_are_taken_and_their_values_shown_nowhere() {
+    let given =
+        [("XDS_HEADER_X-Tenant", "hunter2 one"), ("CA_HEADER_x_route", "hunter2 two"), ("XDS_HEADER_E", "")];
+    let (config, ignored) = load(None, &Flags::default(), &variables(&given)).unwrap();
+    assert!(!ignored.iter().any(|name| name.contains("HEADER")), "{ignored:?}");
+    let shown = serde_json::to_value(&config).unwrap();
+    assert_eq!(shown["controlPlane"]["headers"], json!({"x-tenant": "(hidden)"}));
+    assert_eq!(shown["certificates"]["authority"]["headers"], json!({"x_route": "(hidden)"}));
+    assert!(!format!("{config:?} {shown}").contains("hunter2"));
+    for (name, value, cure) in [
+        ("XDS_HEADER_authorization", "Bearer hunter2", "ours to set"),
+        ("CA_HEADER_ClusterId", "hunter2", "ours to set"),
+        ("XDS_HEADER_grpc-timeout", "hunter2", "ours to set"),
+        ("XDS_HEADER_a b", "hunter2", "not the name of a header"),
+        ("XDS_HEADER_a", "hunter2\nb: c", "visible ASCII"),
+    ] {
+        let said = error(&[(name, value)]);
+        assert!(said.contains(cure) && !said.contains("hunter2"), "{name}: {said}");
+    }
 }
 
 #[test]

@@ -29,17 +29,11 @@ pub(super) const IGNORED: &[&str] = &[
     "ZTUNNEL_CPU_LIMIT",
 ];
 
-/// The same, for every variable that begins so.
-const IGNORED_PREFIXES: &[&str] = &["CA_HEADER_", "XDS_HEADER_"];
-
 /// The mark that a CNI's rules and this proxy must agree on.
 const MARK: u32 = 1337;
 
 pub(super) fn ignored(variables: &Variables) -> Vec<String> {
-    let is_ignored = |name: &&str| {
-        IGNORED.contains(name) || IGNORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    };
-    variables.names().filter(is_ignored).map(ToOwned::to_owned).collect()
+    variables.names().filter(|name| IGNORED.contains(name)).map(ToOwned::to_owned).collect()
 }
 
 pub(super) fn refuse(variables: &Variables) -> anyhow::Result<()> {

@@ -22,8 +22,8 @@ fn endpoint() -> impl Strategy<Value = Workload> {
         let mut workload = Workload::new(WorkloadUid::new("placeholder"), "x", identity, Vec::new());
         workload.workload_ips = addresses(ips);
         workload.hostname = if ips == 0 { "named.example".into() } else { "".into() };
-        workload.locality.region = region.to_string().into();
-        workload.locality.zone = zone.to_string().into();
+        Arc::make_mut(&mut workload.locality).region = region.to_string().into();
+        Arc::make_mut(&mut workload.locality).zone = zone.to_string().into();
         workload.node = node.to_string().into();
         workload.network = Network::new(if network == 0 { "far" } else { "" });
         workload.capacity = capacity;
@@ -167,7 +167,7 @@ fn member(number: u32) -> Workload {
     let ip = std::net::Ipv4Addr::from(0x0a00_0000 + number).into();
     let mut workload = Workload::new(WorkloadUid::new(&number.to_string()), "x", identity, vec![ip]);
     workload.services = [(WEB.parse().unwrap(), [].into())].into();
-    workload.locality.zone = (number % 3).to_string().into();
+    Arc::make_mut(&mut workload.locality).zone = (number % 3).to_string().into();
     workload.node = (number % 1000).to_string().into();
     workload
 }

@@ -7,8 +7,8 @@ use std::{cmp::Ordering, fmt, iter, sync::Arc};
 
 /// One side of a node may be this many times as large as the other. 3 and 2 are the pair that keeps every
 /// insertion and removal balanced with one rotation.
-const DELTA: usize = 3;
-const GAMMA: usize = 2;
+const DELTA: u32 = 3;
+const GAMMA: u32 = 2;
 
 #[derive(Clone)]
 pub(super) struct Tree<T>(Option<Arc<Node<T>>>);
@@ -18,7 +18,7 @@ struct Node<T> {
     weight: u32,
     left: Tree<T>,
     right: Tree<T>,
-    size: usize,
+    size: u32,
     total: u64,
 }
 
@@ -98,7 +98,7 @@ impl<T: Clone> Tree<T> {
         Self(Some(Arc::new(Node { item, weight, left, right, size, total })))
     }
 
-    fn size(&self) -> usize {
+    fn size(&self) -> u32 {
         self.0.as_ref().map_or(0, |node| node.size)
     }
 

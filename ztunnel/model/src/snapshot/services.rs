@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::{HashMap, OrdMap, OrdSet};
 use ipnet::IpNet;
 
-use super::claims::Claims;
+use super::{claims::Claims, filed::ByUid};
 use crate::{
     NetworkAddress, Workload, WorkloadUid,
     balance::Balance,
@@ -20,7 +20,7 @@ pub(super) struct Services {
     /// How many addresses and blocks there are of each length, by `is_ipv6`: what a look-up has to try.
     lengths: OrdMap<(bool, u8), usize>,
     /// Also of services that are not known yet.
-    endpoints: HashMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
+    endpoints: HashMap<ServiceKey, OrdSet<ByUid>>,
 }
 
 /// A service with all that choosing an endpoint of it takes.
@@ -61,7 +61,7 @@ impl Services {
     pub(super) fn insert_endpoint(&mut self, endpoint: &Arc<Workload>) {
         for key in endpoint.services.keys() {
             let endpoints = self.endpoints.entry(key.clone()).or_default();
-            endpoints.insert(endpoint.uid.clone(), Arc::clone(endpoint));
+            endpoints.insert(ByUid(Arc::clone(endpoint)));
             if let Some(known) = self.all.get_mut(key) {
                 known.balance.insert(&known.service, endpoint);
                 if known.service.vips.is_empty() {
@@ -95,7 +95,7 @@ impl Services {
     }
 
     pub(super) fn endpoints(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> + use<'_> {
-        self.endpoints.get(key).into_iter().flat_map(OrdMap::values)
+        self.endpoints.get(key).into_iter().flatten().map(|ByUid(endpoint)| endpoint)
     }
 
     /// The service that has this very address.
@@ -131,7 +131,7 @@ impl Services {
             let name = Arc::clone(&least.0);
             known.named.range(least.clone()..).take_while(move |(found, _)| *found == name)
         });
-        from.filter_map(move |(_, uid)| all.and_then(|all| all.get(uid)))
+        from.filter_map(move |(_, uid)| all.and_then(|all| all.get(uid))).map(|ByUid(endpoint)| endpoint)
     }
 
     fn in_block(&self, address: &NetworkAddress, block: IpNet, namespace: &str) -> Option<&KnownService> {

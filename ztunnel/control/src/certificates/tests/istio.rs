@@ -20,6 +20,7 @@ fn channel(ca: &Ca, token_file: Option<&Path>) -> ChannelSettings {
         roots: ca.tls_root_pem().parse().unwrap(),
         token_file: token_file.map(Into::into),
         cluster_id: "Kubernetes".to_owned(),
+        headers: crate::RequestHeaders::default(),
         connect_deadline: Duration::from_secs(5),
     }
 }

@@ -12,25 +12,28 @@ use super::{ip, port};
 use crate::sound;
 
 /// The policy, and what is wrong with it.
-pub(super) fn policy(told: wire::Authorization) -> (Policy, Option<String>) {
+pub(super) fn policy(told: wire::Authorization, root: Option<&str>) -> (Policy, Option<String>) {
     let mut flaws = Flaws::default();
     let action = wire::Action::try_from(told.action).ok();
     let scope = wire::Scope::try_from(told.scope).ok();
     flaws.unless(action.is_some(), || format!("unknown action {}", told.action));
     flaws.unless(scope.is_some(), || format!("unknown scope {}", told.scope));
+    // To more workloads than it is meant for, an ALLOW would open them, and a DENY only closes them.
+    let is_believed = action.is_some_and(|action| scope.is_some() || action == wire::Action::Deny);
     let rules = told.rules.into_iter().map(|rule| {
         let clauses = rule.clauses.into_iter();
         clauses.map(|clause| clause.matches.into_iter().map(|m| matching(&m, &mut flaws)).collect()).collect()
     });
     let policy = Policy {
-        rules: if action.is_some() { rules.collect() } else { Vec::new() },
-        name: told.name,
-        namespace: told.namespace,
+        rules: if is_believed { rules.collect() } else { Vec::new() },
         scope: match scope {
             Some(wire::Scope::Global) => Scope::Global,
             Some(wire::Scope::WorkloadSelector) => Scope::WorkloadSelector,
-            Some(wire::Scope::Namespace) | None => Scope::Namespace,
+            Some(wire::Scope::Namespace) => Scope::Namespace,
+            None => widest(&told.namespace, root),
         },
+        name: told.name,
+        namespace: told.namespace,
         action: match action {
             Some(wire::Action::Deny) => Action::Deny,
             // Without rules: nobody is allowed by it.
@@ -45,11 +48,16 @@ pub(super) fn policy(told: wire::Authorization) -> (Policy, Option<String>) {
     (policy, flaws.0)
 }
 
-/// Stands for one of which only the resource's name can be read: an ALLOW without rules. It may be one
-/// of the root namespace, which nobody has told us, so it stands for all.
-pub(super) fn unreadable(name: &str) -> Result<Policy, String> {
+/// The widest that a policy of this namespace can apply. Those of the root namespace apply to all; if nobody has told us
+/// which that is, it may be any.
+fn widest(namespace: &str, root: Option<&str>) -> Scope {
+    if root.is_some_and(|root| root != namespace) { Scope::Namespace } else { Scope::Global }
+}
+
+/// Stands for one of which only the resource's name can be read: an ALLOW without rules.
+pub(super) fn unreadable(name: &str, root: Option<&str>) -> Result<Policy, String> {
     let PolicyKey { namespace, name } = name.parse().map_err(|error| format!("{error}"))?;
-    let (action, scope) = (Action::Allow, Scope::Global);
+    let (action, scope) = (Action::Allow, widest(&namespace, root));
     let extensions = Unenforced::default();
     let (namespace, name) = (namespace.as_ref().to_owned(), name.as_ref().to_owned());
     Ok(Policy {

@@ -4,19 +4,33 @@ use model::service::{HealthPolicy, IpFamilies, LoadBalancer, Mode, Scope, Servic
 use proto::workload::{self as wire, load_balancing as balancing, service::Visibility as WireVisibility};
 
 use super::{
-    Converter,
+    Converter, Object, known,
     waypoint::{heaviest, vip, waypoint},
     workload::ports,
 };
 use crate::sound;
 
 impl Converter {
-    pub(super) fn service(&mut self, told: wire::Service) -> Result<Service, String> {
+    /// One that cannot be used is not forgotten, or its addresses would be an outsider's, who gets plaintext: without any
+    /// port, all that is asked of them is refused.
+    pub(super) fn service_or_rest(&mut self, told: wire::Service) -> Result<Object, String> {
+        let mut rest = Service::new(&told.namespace, &told.hostname);
+        rest.name = self.texts.share(&told.name);
+        rest.vips = told.addresses.iter().filter_map(|address| vip(address).ok()).collect();
+        match self.service(told) {
+            Ok(service) => Ok(Object::Service(service, None)),
+            Err(flaw) if sound::service(&rest).is_ok() => Ok(Object::Service(rest, Some(flaw))),
+            Err(flaw) => Err(flaw),
+        }
+    }
+
+    fn service(&mut self, told: wire::Service) -> Result<Service, String> {
         // Of a sort that we do not know, the one that fewer see.
         let public = told.visibility == i32::from(WireVisibility::Public);
         let vips: Result<Vec<_>, _> = told.addresses.iter().map(vip).collect();
-        let names: Result<Vec<_>, _> = told.subject_alt_names.iter().map(|name| name.parse()).collect();
-        let ip_families = ip_families(told.ip_families());
+        // Names of DNS are for clients of other protocols: nobody here proves one, so none can vouch for an endpoint.
+        let names = told.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect();
+        let ip_families = ip_families(known("IP families", told.ip_families)?);
         let through = match told.waypoint {
             None => heaviest(told.weighted_waypoints)?,
             only => only,
@@ -29,9 +43,9 @@ impl Converter {
             ports: ports(&told.ports)?,
             // The control plane has no names for them.
             port_names: std::collections::BTreeMap::default(),
-            subject_alt_names: names.map_err(|error: model::identity::InvalidIdentity| error.to_string())?,
+            subject_alt_names: names,
             waypoint: through.map(waypoint).transpose()?,
-            load_balancer: told.load_balancing.as_ref().map(load_balancer),
+            load_balancer: told.load_balancing.as_ref().map(load_balancer).transpose()?,
             ip_families,
             visibility: if public { Visibility::Public } else { Visibility::Namespace },
             canonical: told.canonical,
@@ -50,14 +64,25 @@ fn ip_families(told: wire::IpFamilies) -> Option<IpFamilies> {
     }
 }
 
-fn load_balancer(told: &wire::LoadBalancing) -> LoadBalancer {
-    let mode = match told.mode() {
+fn load_balancer(told: &wire::LoadBalancing) -> Result<LoadBalancer, String> {
+    let mode = match known("load balancing mode", told.mode)? {
         balancing::Mode::UnspecifiedMode => Mode::Standard,
         balancing::Mode::Strict => Mode::Strict,
         balancing::Mode::Failover => Mode::Failover,
         balancing::Mode::Passthrough => Mode::Passthrough,
     };
-    let scopes = told.routing_preference().filter_map(|scope| match scope {
+    let scopes: Result<Vec<_>, String> =
+        told.routing_preference.iter().map(|&scope| self::scope(scope)).collect();
+    let mut balancer = LoadBalancer::new(mode, scopes?.into_iter().flatten());
+    balancer.health_policy = match known("health policy", told.health_policy)? {
+        balancing::HealthPolicy::OnlyHealthy => HealthPolicy::OnlyHealthy,
+        balancing::HealthPolicy::AllowAll => HealthPolicy::AllowAll,
+    };
+    Ok(balancer)
+}
+
+fn scope(told: i32) -> Result<Option<Scope>, String> {
+    Ok(match known("routing preference", told)? {
         balancing::Scope::UnspecifiedScope => None,
         balancing::Scope::Region => Some(Scope::Region),
         balancing::Scope::Zone => Some(Scope::Zone),
@@ -65,11 +90,5 @@ fn load_balancer(told: &wire::LoadBalancing) -> LoadBalancer {
         balancing::Scope::Node => Some(Scope::Node),
         balancing::Scope::Cluster => Some(Scope::Cluster),
         balancing::Scope::Network => Some(Scope::Network),
-    });
-    let mut balancer = LoadBalancer::new(mode, scopes);
-    balancer.health_policy = match told.health_policy() {
-        balancing::HealthPolicy::OnlyHealthy => HealthPolicy::OnlyHealthy,
-        balancing::HealthPolicy::AllowAll => HealthPolicy::AllowAll,
-    };
-    balancer
+    })
 }

@@ -14,7 +14,7 @@ use model::{
 };
 use proto::workload as wire;
 
-use super::{Converter, ip, port, waypoint::waypoint};
+use super::{Converter, ip, known, port, waypoint::waypoint};
 use crate::sound;
 
 /// Of a workload that names none.
@@ -43,6 +43,12 @@ impl Converter {
         let workload_ips: Result<Vec<_>, _> = told.addresses.iter().map(|bytes| ip(bytes)).collect();
         let texts = &mut self.texts;
         let locality = told.locality.unwrap_or_default();
+        let locality = Locality {
+            region: texts.share(&locality.region),
+            zone: texts.share(&locality.zone),
+            subzone: texts.share(&locality.subzone),
+        };
+        let locality = texts.locality(locality);
         let workload = Workload {
             uid: WorkloadUid::new(&told.uid),
             name: told.name.into(),
@@ -69,16 +75,12 @@ impl Converter {
             canonical_revision: texts.share(&told.canonical_revision),
             workload_name: texts.share(&told.workload_name),
             workload_type,
-            locality: Locality {
-                region: texts.share(&locality.region),
-                zone: texts.share(&locality.zone),
-                subzone: texts.share(&locality.subzone),
-            },
+            locality,
             capacity: told.capacity.unwrap_or(1),
             services: self.memberships(&told.services)?,
             authorization_policies: self.policy_keys(&told.authorization_policies)?,
             native_tunnel: told.native_tunnel,
-            waypoint: told.waypoint.map(waypoint).transpose()?,
+            waypoint: told.waypoint.map(waypoint).transpose()?.map(Box::new),
             application_tunnel: told.application_tunnel.map(application_tunnel).transpose()?,
         };
         sound::workload(&workload)?;
@@ -113,10 +115,6 @@ fn application_tunnel(told: wire::ApplicationTunnel) -> Result<ApplicationTunnel
         wire::application_tunnel::Protocol::Proxy => ApplicationProtocol::Proxy,
     };
     Ok(ApplicationTunnel { protocol, port: NonZeroU16::new(port(told.port)?) })
-}
-
-fn known<T: TryFrom<i32>>(what: &str, told: i32) -> Result<T, String> {
-    T::try_from(told).map_err(|_| format!("unknown {what} {told}"))
 }
 
 pub(super) fn ports(told: &[wire::Port]) -> Result<PortMap, String> {

@@ -26,10 +26,12 @@ pub(super) fn settings(server: &Server, on_demand: Option<OnDemandSettings>) -> 
             roots: server.root_pem().parse().unwrap(),
             token_file: None,
             cluster_id: "Kubernetes".to_owned(),
+            headers: crate::RequestHeaders::default(),
             connect_deadline: Duration::from_secs(5),
         },
         node: ProxyNode::default(),
         trust_domain: trust_domain(),
+        root_namespace: None,
         on_demand,
         local: model::Settings::default(),
     }

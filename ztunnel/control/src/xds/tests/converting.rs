@@ -8,8 +8,8 @@ use model::{
 use proto::security::{self, Action, Match, StringMatch, string_match::MatchType};
 
 use super::resources::{
-    addresses, bytes, of_policy, of_service, of_workload, policies, policy, protocol, resource, service, uid,
-    workload,
+    addresses, bytes, of_policy, of_root, of_service, of_workload, policies, policy, protocol, removal,
+    resource, service, uid, workload,
 };
 use crate::xds::protocol::Protocol;
 
@@ -31,7 +31,11 @@ fn admitted(snapshot: &Snapshot, peers: &[Option<&str>]) -> Vec<bool> {
 }
 
 fn mesh() -> (Protocol, Snapshot) {
-    let (mut protocol, mut snapshot) = (protocol(), Snapshot::default());
+    mesh_of_root(None)
+}
+
+fn mesh_of_root(root: Option<&str>) -> (Protocol, Snapshot) {
+    let (mut protocol, mut snapshot) = (of_root(root), Snapshot::default());
     let server = of_workload(workload("server", "10.0.0.2"), "1");
     protocol.receive(&addresses("n-1", vec![server]), &mut snapshot);
     (protocol, snapshot)
@@ -98,14 +102,57 @@ fn a_policy_with_a_part_that_cannot_be_read_never_widens_access() {
 fn a_policy_of_which_nothing_can_be_read_closes_its_namespace() {
     let mut unknown = policy("p", Action::Allow, of_principal("client"));
     unknown.action = 7;
-    for resource in [
-        of_policy(&unknown, "1"),
-        resource(proto::AUTHORIZATION_TYPE, "default/p", "1", vec![0xff, 0xff, 0xff]),
-    ] {
+    for resource in [of_policy(&unknown, "1"), unreadable("default/p")] {
         let (mut protocol, mut snapshot) = mesh();
         let reply = protocol.receive(&policies("n-2", vec![resource]), &mut snapshot).reply.unwrap();
         assert!(reply.error_detail.is_some());
         assert_eq!(admitted(&snapshot, &[Some("client"), None]), [false; 2]);
+    }
+}
+
+fn unreadable(name: &str) -> proto::discovery::Resource {
+    resource(proto::AUTHORIZATION_TYPE, name, "1", vec![0xff, 0xff, 0xff])
+}
+
+/// Would break if one of the root namespace closed only its own, or anybody's broken policy the whole mesh.
+#[test]
+fn whom_a_policy_closes_that_cannot_be_read_follows_from_the_root_namespace() {
+    for (root, namespace, open) in [
+        (None, "elsewhere", false),
+        (Some("elsewhere"), "elsewhere", false),
+        (Some("istio-system"), "elsewhere", true),
+        (Some("istio-system"), "default", false),
+    ] {
+        let (mut protocol, mut snapshot) = mesh_of_root(root);
+        let broken = unreadable(&format!("{namespace}/p"));
+        protocol.receive(&policies("n-2", vec![broken]), &mut snapshot);
+        assert_eq!(admitted(&snapshot, &[Some("client"), None]), [open; 2], "{root:?}, {namespace}");
+    }
+}
+
+/// Would break if a policy of an unknown scope were taken for one of its namespace: where an ALLOW is not meant to apply it
+/// would let in, where a DENY is meant to apply it would not.
+#[test]
+fn a_policy_of_an_unknown_scope_lets_nobody_in_anywhere() {
+    let both = [Some("client"), Some("other")];
+    for (action, namespace, expected) in [
+        (Action::Allow, "default", [false, false]),
+        (Action::Allow, "elsewhere", [false, false]),
+        (Action::Deny, "default", [false, true]),
+        (Action::Deny, "elsewhere", [false, true]),
+    ] {
+        let (mut protocol, mut snapshot) = mesh();
+        let allow = policy("a", Action::Allow, of_principal("other"));
+        let mut odd = policy("p", action, of_principal("client"));
+        (odd.scope, odd.namespace) = (7, namespace.to_owned());
+        let mut all = vec![of_policy(&odd, "1")];
+        if action == Action::Deny {
+            all.push(of_policy(&allow, "1"));
+        }
+        let reply = protocol.receive(&policies("n-2", all), &mut snapshot).reply.unwrap();
+        let told = reply.error_detail.unwrap().message;
+        assert!(told.ends_with("unknown scope 7"), "{told}");
+        assert_eq!(admitted(&snapshot, &both), expected, "{action:?} of {namespace}");
     }
 }
 
@@ -147,6 +194,8 @@ fn workloads_and_services_keep_what_they_say() {
     let mut web = service("web", "10.96.0.1");
     web.addresses[0].length = Some(24);
     web.visibility = 9;
+    let vouched = "spiffe://cluster.local/ns/default/sa/vouched";
+    web.subject_alt_names = vec!["web.example.com".to_owned(), vouched.to_owned()];
     let through = |name: &str, weight| proto::workload::WeightedWaypoint {
         destination: Some(proto::workload::GatewayAddress {
             destination: Some(proto::workload::gateway_address::Destination::Hostname(
@@ -169,6 +218,11 @@ fn workloads_and_services_keep_what_they_say() {
     let web = snapshot.service(&key).unwrap();
     assert_eq!(web.vips[0].to_string(), "/10.96.0.0/24");
     assert_eq!(web.visibility, model::service::Visibility::Namespace, "of an unknown sort: to fewer");
+    assert_eq!(
+        web.subject_alt_names,
+        [vouched.parse::<SpiffeId>().unwrap()],
+        "a name of DNS vouches for nobody"
+    );
     let waypoint = web.waypoint.as_ref().unwrap();
     assert_eq!(waypoint.hbone_mtls_port, 15008);
     let expected = WaypointDestination::Hostname("default/heavy".parse().unwrap());
@@ -191,16 +245,53 @@ fn a_workload_of_an_unknown_sort_is_refused() {
     }
 }
 
-/// Would break if a service whose waypoint cannot be read were served past it.
+/// Would break if a service of tomorrow were taken for an ordinary one, or for none: its addresses would be an outsider's.
 #[test]
-fn a_service_whose_heaviest_waypoint_is_nowhere_is_refused() {
-    let (mut protocol, mut snapshot) = (protocol(), Snapshot::default());
-    let mut web = service("web", "10.96.0.1");
-    web.weighted_waypoints = vec![proto::workload::WeightedWaypoint { destination: None, weight: 9 }];
-    let reaction = protocol.receive(&addresses("n-1", vec![of_service(web, "1")]), &mut snapshot);
-    let [(_, reason)] = &reaction.effect.rejected[..] else { panic!("{reaction:?}") };
-    assert_eq!(reason, "a waypoint without destination");
-    assert!(snapshot.services().next().is_none());
+fn a_service_that_cannot_be_used_refuses_who_asks_for_its_addresses() {
+    let sane = || service("web", "10.96.0.1");
+    let balancing = |change: fn(&mut proto::workload::LoadBalancing)| {
+        let mut told = proto::workload::LoadBalancing::default();
+        change(&mut told);
+        proto::workload::Service { load_balancing: Some(told), ..sane() }
+    };
+    let nowhere = proto::workload::WeightedWaypoint { destination: None, weight: 9 };
+    for (reason, told) in [
+        (
+            "a waypoint without destination",
+            proto::workload::Service { weighted_waypoints: vec![nowhere], ..sane() },
+        ),
+        (
+            "expected service ports from 1 to 65535, found 0",
+            proto::workload::Service { ports: vec![Default::default()], ..sane() },
+        ),
+        ("unknown IP families 9", proto::workload::Service { ip_families: 9, ..sane() }),
+        ("unknown load balancing mode 9", balancing(|told| told.mode = 9)),
+        ("unknown routing preference 9", balancing(|told| told.routing_preference = vec![1, 9])),
+        ("unknown health policy 9", balancing(|told| told.health_policy = 9)),
+    ] {
+        let (mut protocol, mut snapshot) = mesh();
+        let name = "default/web.default.svc.cluster.local";
+        let reaction =
+            protocol.receive(&addresses("n-2", vec![of_service(told.clone(), "1")]), &mut snapshot);
+        assert_eq!(reaction.effect.rejected, [(name.to_owned(), reason.to_owned())]);
+        assert_eq!(asked(&snapshot), Err("no_such_service_port"), "{reason}");
+        assert_eq!(protocol.open()[0].initial_resource_versions[name], "", "it is to be sent again");
+        // A good version goes before it, and stays.
+        protocol.receive(&addresses("n-3", vec![of_service(sane(), "2")]), &mut snapshot);
+        protocol.receive(&addresses("n-4", vec![of_service(told, "3")]), &mut snapshot);
+        assert_eq!(asked(&snapshot), Err("no_healthy_endpoint"), "{reason}");
+        assert_eq!(protocol.open()[0].initial_resource_versions[name], "2");
+        protocol.receive(&removal("n-5", &[name]), &mut snapshot);
+        assert!(asked(&snapshot).is_ok(), "it is gone");
+    }
+}
+
+/// What becomes of a connection to `web`.
+fn asked(snapshot: &Snapshot) -> Result<(), &'static str> {
+    let source = snapshot.workload(&model::WorkloadUid::new(&uid("server"))).unwrap();
+    let destination = OriginalDst("10.96.0.1:80".parse().unwrap());
+    let resolved = model::resolve::resolve(snapshot, source, destination, &model::resolve::Choice::default());
+    resolved.map(drop).map_err(|refusal| refusal.reason())
 }
 
 /// A field of the number, with text in it.

@@ -54,7 +54,7 @@ fn protocol(on_demand: bool) -> Protocol {
         cluster_domain: String::new(),
         metadata: metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
-    Protocol::new(node.told(), on_demand, Holding::new(trust_domain()))
+    Protocol::new(node.told(), on_demand, Holding::new(trust_domain(), None))
 }
 
 /// Would break if the node, its metadata or the subscriptions were others than a control plane of Istio expects.

@@ -18,7 +18,12 @@ pub(super) fn trust_domain() -> TrustDomain {
 }
 
 pub(super) fn protocol() -> Protocol {
-    Protocol::new(Node::default(), false, Holding::new(trust_domain()))
+    of_root(None)
+}
+
+pub(super) fn of_root(root_namespace: Option<&str>) -> Protocol {
+    let holding = Holding::new(trust_domain(), root_namespace.map(ToOwned::to_owned));
+    Protocol::new(Node::default(), false, holding)
 }
 
 pub(super) fn uid(name: &str) -> String {

@@ -41,18 +41,12 @@ fn what_is_no_resource_of_its_type_or_name_is_refused() {
     };
     let mut nowhere = of_workload(workload("a", "10.0.0.1"), "1");
     nowhere.resource = None;
-    let zero = {
-        let mut service = service("web", "10.96.0.1");
-        service.ports[0].service_port = 0;
-        of_service(service, "1")
-    };
     for (what, resource) in [
         ("not protobuf", resource(ADDRESS_TYPE, "x", "1", vec![0xff, 0xff, 0xff])),
         ("neither workload nor service", resource(ADDRESS_TYPE, "x", "1", Vec::new())),
         ("of another type", of_policy(&policy("p", security::Action::Allow, Default::default()), "1")),
         ("of another name", elsewhere),
         ("nothing", nowhere),
-        ("a port that is none", zero),
     ] {
         let (mut protocol, mut snapshot) = (protocol(), Snapshot::default());
         let reaction = protocol.receive(&addresses("n", vec![resource]), &mut snapshot);

@@ -41,7 +41,7 @@ fn who_is_not_beside_keeps_the_tunnel() {
 #[test]
 fn a_waypoint_in_the_way_keeps_the_tunnel_whoever_is_beside() {
     let mut server = workload("server", &["10.0.0.2"], Protocol::Hbone);
-    server.waypoint = waypoints::waypoint("/10.0.0.9");
+    server.waypoint = waypoints::waypoint("/10.0.0.9").map(Box::new);
     let mut native = workload("native", &["10.0.0.3"], Protocol::Hbone);
     native.native_tunnel = true;
     let mesh = mesh([server, native, workload("proxy", &["10.0.0.9"], Protocol::Hbone)], []);

@@ -1,5 +1,7 @@
 //! What a service makes of a connection.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     service::{IpFamilies, LoadBalancer, Mode, Scope, Visibility},
@@ -141,7 +143,7 @@ fn nobody_within_the_scope_is_a_reason_of_its_own() {
     let mut web = service(WEB, &["/10.96.0.1"], &[(80, 8080)]);
     web.load_balancer = Some(LoadBalancer::new(Mode::Strict, [Scope::Zone]));
     let mut other_zone = endpoint("zone", "10.0.0.2", WEB);
-    other_zone.locality.zone = "other".into();
+    Arc::make_mut(&mut other_zone.locality).zone = "other".into();
     let mut far = endpoint("far", "10.0.0.6", WEB);
     far.network = crate::Network::new("far");
     let reason = |workloads: &[&Workload]| {

@@ -33,7 +33,7 @@ fn traffic_to_a_service_with_a_waypoint_goes_through_the_waypoint() {
 #[test]
 fn a_workloads_waypoint_is_never_bypassed_even_when_unknown() {
     let mut server = workload("server", &["10.0.0.2"], Protocol::Hbone);
-    server.waypoint = waypoint("/10.0.0.9");
+    server.waypoint = waypoint("/10.0.0.9").map(Box::new);
     let proxy = workload("proxy", &["10.0.0.9"], Protocol::Hbone);
     let known = mesh([server.clone(), proxy], []);
     let route = tunnel(&known, "10.0.0.2:80", 0);
@@ -49,7 +49,7 @@ fn a_workloads_waypoint_is_never_bypassed_even_when_unknown() {
 #[test]
 fn a_waypoint_in_another_network_is_refused_by_name() {
     let mut server = workload("server", &["10.0.0.2"], Protocol::Hbone);
-    server.waypoint = waypoint("far/10.0.0.9");
+    server.waypoint = waypoint("far/10.0.0.9").map(Box::new);
     let refusal = go(&mesh([server], []), "10.0.0.2:80", 0).unwrap_err();
     assert_eq!(refusal.reason(), "other_network_unsupported");
     assert!(refusal.to_string().contains("east-west gateways are not supported yet"), "{refusal}");
