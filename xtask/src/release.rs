@@ -7,13 +7,13 @@ use image::Processor;
 
 use crate::{ebpf, image::PROGRAMS, packages, setup, step, workspace};
 
-/// Builds the daemon, with all that it needs, and yields its path.
+/// Builds the daemon and the CNI plugin beside it, with all that they need, and yields the daemon's path.
 pub(crate) fn build() -> Result<PathBuf> {
     setup::everything()?;
     ebpf::build(&setup::for_ebpf()?)?;
     let mut build = workspace::cargo();
-    build.args(["build", "--release", "--package", "ztunnel"]);
-    step::run("building the daemon in release mode", &mut build, "")?;
+    build.args(["build", "--release"]).args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
+    step::run("building the programs in release mode", &mut build, "")?;
     Ok(workspace::built("release", "ztunnel"))
 }
 

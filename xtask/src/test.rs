@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{cri, ebpf, setup, step, workspace};
+use crate::{cri, ebpf, image::PROGRAMS, setup, step, workspace};
 
 const SCENARIOS: &str = "ztunnel-scenarios";
 /// Scenarios wait more than they compute.
@@ -86,9 +86,9 @@ fn unit_tests(only: Option<&str>) -> Result<Option<usize>> {
 }
 
 fn scenarios(only: Option<&str>) -> Result<Option<usize>> {
-    let mut daemon = workspace::cargo();
-    daemon.args(["build", "--package", "ztunnel"]);
-    step::run("building the daemon", &mut daemon, "")?;
+    let mut programs = workspace::cargo();
+    programs.arg("build").args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
+    step::run("building the daemon and the CNI plugin", &mut programs, "")?;
     let mut command = workspace::cargo();
     command.args(["test", "--package", SCENARIOS, "--no-fail-fast", "--", SCENARIOS_AT_ONCE]).args(only);
     command.env("ZTUNNEL_BIN", workspace::built("debug", "ztunnel"));
