@@ -81,8 +81,11 @@ impl Stand {
         }
         wait_until("all pods are enrolled", || {
             let pods = self.mesh.daemon(1).admin("/pods").unwrap_or_default();
-            let enrolled = pods.as_array().into_iter().flatten().filter(|pod| pod["enrolled"] == true);
-            enrolled.count() == names.len()
+            let is_enrolled = |uid: String| {
+                let mut pods = pods.as_array().into_iter().flatten();
+                pods.any(|pod| pod["uid"] == uid && pod["enrolled"] == true)
+            };
+            names.iter().all(|name| is_enrolled(Mesh::uid(name)))
         })
     }
 
