@@ -56,7 +56,8 @@ fn tail(log: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-fn log_path(title: &str) -> Result<PathBuf> {
+/// Where the output of the step of that title goes.
+pub(crate) fn log_path(title: &str) -> Result<PathBuf> {
     let directory = workspace::target().join("xtask");
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let name: String = title.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
