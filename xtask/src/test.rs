@@ -130,13 +130,18 @@ fn passed(text: &str) -> usize {
     counts.sum()
 }
 
-/// What the tests that failed said, without all the others.
+/// What the tests that failed said, without all the others, and last how each began to fail: of a long output the end
+/// is what is looked at.
 fn failures(log: &Path) -> Option<String> {
     const MOST_LINES: usize = 200;
+    const FIRST_LINES: usize = 6;
     let text = text(log);
     let failed: Vec<&str> = text.split("\nfailures:\n").skip(1).step_by(2).collect();
-    let lines: Vec<&str> = failed.iter().flat_map(|section| section.lines()).take(MOST_LINES).collect();
-    (!lines.is_empty()).then(|| lines.join("\n"))
+    let lines = failed.iter().flat_map(|section| section.lines()).take(MOST_LINES);
+    let beginnings = failed.iter().flat_map(|section| section.split("\n---- ").skip(1));
+    let beginnings = beginnings.flat_map(|of_one| of_one.lines().take(FIRST_LINES));
+    let lines: Vec<&str> = lines.chain(["", "In short:"]).chain(beginnings).collect();
+    (!failed.is_empty()).then(|| lines.join("\n"))
 }
 
 fn summarise(lines: &[Line], elapsed: Duration) -> Result<()> {
