@@ -3,14 +3,23 @@
 mod keep;
 mod node;
 mod root_config_map;
+mod rotate;
+mod rotation;
+mod secret;
 mod service;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use control::SigningCa;
 use tokio::sync::watch;
 
 pub(crate) use keep::keep;
+pub use rotate::RotateRoot;
+use rotation::Rotation;
+pub use rotation::Step;
 pub(crate) use service::CertificateService;
 
 /// What signs, as soon as its Secret is known.
@@ -24,13 +33,21 @@ pub(crate) struct Held {
     pub(crate) fingerprint: String,
     /// All that are believed, in PEM.
     pub(crate) roots: String,
+    /// Certificates may live so long, if the Secret says.
+    longest: Option<Duration>,
+    rotation: Option<Rotation>,
 }
 
 impl Held {
     fn of(ca: SigningCa) -> Self {
         let fingerprint = control::fingerprint(&ca.certificate());
         let roots = ca.roots().iter().map(|root| pem(root)).collect();
-        Self { ca: Arc::new(ca), fingerprint, roots }
+        Self { ca: Arc::new(ca), fingerprint, roots, longest: None, rotation: None }
+    }
+
+    /// Of the rotation that is under way; 0 is none.
+    pub(crate) fn stage(&self) -> u64 {
+        self.rotation.map_or(0, |rotation| rotation.stage.number())
     }
 
     pub(crate) fn seconds_left(&self) -> u64 {

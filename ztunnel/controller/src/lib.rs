@@ -6,7 +6,7 @@
 //! - [`convert`]: PURE: the resources of the wire.
 //! - [`book`]: the resources in the order in which they changed.
 //! - [`ads`]: the streams of the daemons.
-//! - [`ca`]: the root in its Secret, who may have which certificate, and signing.
+//! - [`ca`]: the root in its Secret and its rotation, who may have which certificate, and signing.
 //! - [`authentication`]: whose token it is.
 //! - [`lease`], [`status`]: the one replica that writes, and what it writes to policies.
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ mod settings;
 mod status;
 mod watches;
 
+pub use ca::{RotateRoot, Step};
 pub use crds::crds;
 pub use run::run;
 pub use settings::Settings;

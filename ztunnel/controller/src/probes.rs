@@ -115,6 +115,7 @@ impl Probes {
         let Counters { refused_tokens, refused_identities, certificates, watch_failures, .. } =
             &*self.counters;
         let left = self.ca.borrow().as_ref().map_or(0, super::ca::Held::seconds_left);
+        let stage = self.ca.borrow().as_ref().map_or(0, super::ca::Held::stage);
         let count = |kind| u64::try_from(self.book.count(kind)).unwrap_or(u64::MAX);
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let families = [
@@ -155,6 +156,12 @@ impl Probes {
             ("authorizations", "gauge", "Policies that are served.", count(Kind::Authorization)),
             ("leader", "gauge", "1 if this replica writes.", u64::from(*self.leads.borrow())),
             ("ca_seconds_left", "gauge", "Until the certificate that signs expires.", left),
+            (
+                "root_rotation_stage",
+                "gauge",
+                "Of a rotation of the root: 0 none, 1 prepared, 2 switched, 3 returned.",
+                stage,
+            ),
         ];
         let mut page = String::new();
         for (name, kind, help, value) in families {

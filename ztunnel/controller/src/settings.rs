@@ -86,6 +86,6 @@ impl Settings {
     }
 }
 
-fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+pub(crate) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     text.parse().map_err(|error: model::identity::InvalidIdentity| error.to_string())
 }

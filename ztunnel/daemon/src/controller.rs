@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::controller::RotateRoot;
 use anyhow::Context;
 
 use crate::{
@@ -22,6 +23,16 @@ peerauthentications; to create tokenreviews; to patch the status of both policie
 a Lease, a Secret (ztunnel-ca) and a ConfigMap (istio-ca-root-cert). Daemons find it by `controlPlane.address`
 (Service:15012), with `controlPlane.rootCertificates` from that ConfigMap and a projected token for --audience.";
 
+const ROTATION: &str = "\
+Examples, in the controller's own pod (`kubectl exec -n ztunnel-system deployment/ztunnel-controller --`):
+  ztunnel controller rotate-root                      # where it is, and what may come next and when
+  ztunnel controller rotate-root prepare              # a new root beside the old one, which goes on signing
+  ztunnel controller rotate-root switch               # a certificate's life later: the new one signs
+  ztunnel controller rotate-root finish               # a certificate's life later: the old one is dropped
+  ztunnel controller rotate-root abort                # back to the old one, at any stage
+
+A step that comes too early is refused. Each is one write of the Secret ztunnel-ca: what was interrupted is repeated.";
+
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Controller {
@@ -41,13 +52,24 @@ pub(crate) struct Controller {
 enum Ask {
     /// Print the CRDs of the policies, as YAML.
     Crds,
+    /// Replace the mesh's root, in steps that no connection feels.
+    #[command(after_help = ROTATION)]
+    RotateRoot(Box<RotateRoot>),
 }
 
 impl Controller {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if let Some(Ask::Crds) = self.ask {
-            print!("{}", ::controller::crds()?);
-            return Ok(());
+        match self.ask {
+            None => {}
+            Some(Ask::Crds) => {
+                print!("{}", ::controller::crds()?);
+                return Ok(());
+            }
+            Some(Ask::RotateRoot(rotation)) => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                print!("{}", runtime.context("starting")?.block_on(rotation.run())?);
+                return Ok(());
+            }
         }
         let config = Config { log_level: self.log_level, log_format: self.log_format, ..Config::default() };
         let _log = logging::start(&config)?;

@@ -6,14 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, bail};
-use control::{CaMaterial, SigningCa};
+use anyhow::Context;
 use futures::StreamExt;
 use kubernetes::{
     Change, Selection,
     k8s_openapi::{ByteString, api::core::v1::Secret},
     kube::{
-        Api, Client,
+        Api, Client, Error,
         api::{ObjectMeta, PostParams},
     },
     watch,
@@ -22,16 +21,11 @@ use tokio::{
     sync::watch::{Receiver, Sender},
     time::sleep,
 };
-use zeroize::Zeroizing;
 
-use super::{Held, root_config_map};
+use super::{Held, root_config_map, secret};
 use crate::settings::Settings;
 
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Of the root that is made here.
-const OWN_SECRET: &str = "ztunnel-ca";
-const OWN_KEY: &str = "ca.key";
-const OWN_CERTIFICATES: &str = "ca.crt";
 
 /// Until the process ends. What cannot be used changes nothing and is told.
 pub(crate) async fn keep(
@@ -40,7 +34,7 @@ pub(crate) async fn keep(
     mut leads: Receiver<bool>,
     current: Sender<Option<Held>>,
 ) {
-    let name = settings.intermediate_secret.as_deref().unwrap_or(OWN_SECRET);
+    let name = settings.intermediate_secret.as_deref().unwrap_or(secret::OWN);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
     let mut changes = Box::pin(watch(secrets.clone(), Selection::named(name), |secret| secret));
     let mut is_missing = false;
@@ -51,11 +45,13 @@ pub(crate) async fn keep(
                     is_missing = found.is_empty();
                     if let Some(secret) = found.pop() {
                         take(&secret, &settings, &current);
+                        tell_lifetime(&secrets, secret, &settings).await;
                     }
                 }
                 Some(Change::Applied(secret)) => {
                     is_missing = false;
                     take(&secret, &settings, &current);
+                    tell_lifetime(&secrets, secret, &settings).await;
                 }
                 // What signed goes on signing: whoever deletes the Secret by mistake may put it back.
                 Some(Change::Deleted(_)) => tracing::error!(secret = name, "the CA's Secret was deleted; put it back"),
@@ -86,52 +82,65 @@ pub(crate) async fn keep(
 }
 
 fn take(secret: &Secret, settings: &Settings, current: &Sender<Option<Held>>) {
-    match open(secret, settings) {
+    match secret::open(secret, settings) {
         Ok(held) => {
-            let before = current.borrow().as_ref().map(|held| held.fingerprint.clone());
-            let (after, roots) = (&held.fingerprint, held.ca.roots().len());
-            if before.as_ref() != Some(after) {
-                tracing::warn!(target: "audit", before, after, roots, "the CA signs with this certificate from now on");
-            }
+            audit(current.borrow().as_ref(), &held);
             current.send_replace(Some(held));
         }
         Err(error) => tracing::error!("the CA's Secret cannot be used; what was before goes on: {error:#}"),
     }
 }
 
-fn open(secret: &Secret, settings: &Settings) -> anyhow::Result<Held> {
-    let name = secret.metadata.name.as_deref().unwrap_or_default();
-    let place = format!("Secret {}/{name}", settings.namespace);
-    let data = secret.data.as_ref().with_context(|| format!("{place} is empty"))?;
-    let field = |name: &str| match data.get(name) {
-        Some(value) if !value.0.is_empty() => Ok(value.0.clone()),
-        _ => bail!("{place} has no {name}"),
-    };
-    let material = if settings.intermediate_secret.is_some() {
-        let key = Zeroizing::new(field("tls.key")?);
-        CaMaterial { key, certificates: field("tls.crt")?, roots: Some(field("ca.crt")?), place }
-    } else {
-        let key = Zeroizing::new(field(OWN_KEY)?);
-        CaMaterial { key, certificates: field(OWN_CERTIFICATES)?, roots: None, place }
-    };
-    Ok(Held::of(SigningCa::open(&material, settings.trust_domain.clone(), SystemTime::now())?))
+fn audit(before: Option<&Held>, after: &Held) {
+    let stage = |held: &Held| held.rotation.map_or("none", |rotation| rotation.stage.name());
+    let (signed, signs, roots) =
+        (before.map(|held| &held.fingerprint), &after.fingerprint, after.ca.roots().len());
+    if signed != Some(signs) {
+        tracing::warn!(target: "audit", before = signed, after = signs, roots, "the CA signs with this certificate from now on");
+    }
+    if before.is_some_and(|before| before.rotation != after.rotation) {
+        let before = before.map(stage);
+        tracing::warn!(target: "audit", before, after = stage(after), signs, roots, "the rotation of the root is at another stage");
+    } else if before.is_some_and(|before| before.roots != after.roots) {
+        tracing::warn!(target: "audit", signs, roots, "other roots are believed from now on");
+    }
+}
+
+/// Whoever rotates the root has to know how long certificates live. Any replica says so if it signs for longer than the
+/// Secret tells; one that is refused since another wrote first will be told of the Secret again.
+async fn tell_lifetime(secrets: &Api<Secret>, mut secret: Secret, settings: &Settings) {
+    let seconds = settings.certificate_lifetime.as_secs();
+    let told = secret.data.as_ref().and_then(secret::lifetime);
+    if settings.intermediate_secret.is_some() || told.is_some_and(|told| told.as_secs() >= seconds) {
+        return;
+    }
+    let data = secret.data.get_or_insert_default();
+    data.insert(secret::LIFETIME.to_owned(), ByteString(seconds.to_string().into_bytes()));
+    let written = secrets.replace(secret::OWN, &PostParams::default(), &secret).await;
+    match written {
+        Ok(_) => {}
+        Err(Error::Api(status)) if status.code == 409 => {}
+        Err(error) => {
+            tracing::warn!("the Secret {} does not say how long certificates live: {error}", secret::OWN);
+        }
+    }
 }
 
 /// Two leaders at once, as may be for a moment, do not make two: whoever comes second is refused.
 async fn make(secrets: &Api<Secret>, settings: &Settings) -> anyhow::Result<()> {
     let (key, certificate) = control::new_root(&settings.trust_domain, SystemTime::now())?;
-    let data = [(OWN_KEY, key.as_bytes()), (OWN_CERTIFICATES, certificate.as_bytes())];
+    let data = [(secret::KEY, key.as_bytes()), (secret::CERTIFICATES, certificate.as_bytes())];
     let data: BTreeMap<String, ByteString> =
         data.into_iter().map(|(name, value)| (name.to_owned(), ByteString(value.to_vec()))).collect();
-    let metadata = ObjectMeta { name: Some(OWN_SECRET.to_owned()), ..ObjectMeta::default() };
+    let metadata = ObjectMeta { name: Some(secret::OWN.to_owned()), ..ObjectMeta::default() };
     let secret = Secret { metadata, data: Some(data), type_: Some("Opaque".to_owned()), ..Secret::default() };
     match secrets.create(&PostParams::default(), &secret).await {
         Ok(_) => {
             let trust_domain = &settings.trust_domain;
-            tracing::warn!(target: "audit", secret = OWN_SECRET, %trust_domain, "a new root was made");
+            tracing::warn!(target: "audit", secret = secret::OWN, %trust_domain, "a new root was made");
             Ok(())
         }
-        Err(kubernetes::kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        Err(error) => Err(error).context(format!("creating Secret {}/{OWN_SECRET}", settings.namespace)),
+        Err(Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(error).context(format!("creating Secret {}/{}", settings.namespace, secret::OWN)),
     }
 }

@@ -72,8 +72,9 @@ impl IstioCertificateService for CertificateService {
             return Err(Status::unavailable("the CA's Secret is not there yet"));
         };
         let wanted = u64::try_from(asked.validity_duration).ok().filter(|seconds| *seconds > 0);
-        let lifetime =
-            wanted.map_or(self.longest, Duration::from_secs).clamp(SHORTEST.min(self.longest), self.longest);
+        // A rotation of the root counts on what the Secret says.
+        let longest = held.longest.map_or(self.longest, |longest| longest.min(self.longest));
+        let lifetime = wanted.map_or(longest, Duration::from_secs).clamp(SHORTEST.min(longest), longest);
         let issued =
             held.ca.sign(&identity, asked.csr.as_bytes(), lifetime, SystemTime::now()).map_err(refused)?;
         self.counters.certificates.fetch_add(1, Ordering::Relaxed);
