@@ -9,6 +9,7 @@ mod client;
 mod federated;
 mod foreign;
 mod frames;
+mod hostile_server;
 mod refused;
 mod requests;
 mod server;

@@ -21,7 +21,7 @@ use super::{
     failures,
     frames::{
         CANCEL, CONTINUATION, DATA, END_HEADERS, Frames, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
-        WINDOW_UPDATE, block, encoded,
+        WINDOW_UPDATE, block, encoded, hpack_bomb,
     },
     good, inside, refusals,
 };
@@ -86,7 +86,8 @@ fn attacks(target: &str, unread: &str) -> Vec<Attack> {
     let (request_only, dribbled, shut) = (request.clone(), request.clone(), request.clone());
     let endless = encoded(HEADERS, 0, 1, &request);
     let (again, many) = (request.clone(), request);
-    let bomb = encoded(HEADERS, END_HEADERS, 1, &hpack_bomb());
+    let asked = block(&[(":method", "CONNECT"), (":authority", "a:1")]);
+    let bomb = encoded(HEADERS, END_HEADERS, 1, &[asked, hpack_bomb()].concat());
     let header = block(&[("x", &"y".repeat(16_000))]);
     let large = encoded(HEADERS, END_HEADERS, 1, &[request_only.as_slice(), &header[..]].concat());
     let window = |stream, bytes: u32| encoded(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
@@ -140,17 +141,6 @@ fn attacks(target: &str, unread: &str) -> Vec<Attack> {
             FLOOD,
         ),
     ]
-}
-
-/// A large header, and thousands of references to it of one byte each. RFC 7541, section 7.3.
-fn hpack_bomb() -> Vec<u8> {
-    let mut bomb = block(&[(":method", "CONNECT"), (":authority", "a:1")]);
-    let header = block(&[("x", &"y".repeat(3_900))]);
-    // As one that is put in the table, section 6.2.1, where it is entry 62.
-    bomb.push(0x40);
-    bomb.extend_from_slice(&header[1..]);
-    bomb.extend_from_slice(&[0x80 | 62; 10_000]);
-    bomb
 }
 
 /// Sends it all and reads nothing meanwhile. Yields whether the server ended the connection.

@@ -16,7 +16,9 @@ pub(super) const HEADERS: u8 = 1;
 pub(super) const PRIORITY: u8 = 2;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
+pub(super) const PUSH_PROMISE: u8 = 5;
 pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
@@ -140,6 +142,17 @@ pub(super) fn block(headers: &[(&str, &str)]) -> Vec<u8> {
         }
     }
     block
+}
+
+/// For the end of a header block: a large header, and thousands of references to it of one byte each. RFC 7541, section 7.3.
+pub(super) fn hpack_bomb() -> Vec<u8> {
+    let mut bomb = Vec::new();
+    let header = block(&[("x", &"y".repeat(3_900))]);
+    // As one that is put in the table, section 6.2.1, where it is entry 62.
+    bomb.push(0x40);
+    bomb.extend_from_slice(&header[1..]);
+    bomb.extend_from_slice(&[0x80 | 62; 10_000]);
+    bomb
 }
 
 /// With a prefix of seven bits, RFC 7541 section 5.1.

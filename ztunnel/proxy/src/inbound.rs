@@ -8,8 +8,8 @@ use model::{
     resolve::{Asked, resolve_authority},
 };
 use telemetry::{
-    End, Ledger, Outcome, Path, Proof,
-    metrics::{handshake_failed, limit_hit, requests_rejected, session_broken},
+    End, Ledger, Outcome, Path, Proof, TunnelEnds,
+    metrics::{handshake_failed, limit_hit, requests_rejected},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -62,23 +62,34 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         };
         let (peer, proof) = (session.peer().clone(), Proof::MutualTls);
         let shared = Guest { client, arrived_at: destination, peer, own, proof };
+        let ends = self.tunnel_of(&shared);
         let Some(_share) = self.tunnels.take((shared.peer.clone(), client.0.ip())) else {
             limit_hit(INBOUND_TUNNELS);
-            self.proxy.log.warn(INBOUND_TUNNELS, client.0, format_args!("of {}", shared.peer));
+            self.proxy.fault(&ends, INBOUND_TUNNELS, "as many tunnels as it may have");
             return;
         };
         self.serve_session(&mut session, &shared).await;
         if session.rejected() > 0 {
             requests_rejected(session.rejected());
-            self.proxy.log.warn("not_a_connect", client.0, format_args!("of {}", shared.peer));
+            self.proxy.fault(&ends, "not_a_connect", "requests that are no proper CONNECT, or too many");
         }
         if session.starved() > 0 {
-            self.limited("window_budget");
+            limit_hit("window_budget");
+            self.proxy.fault(&ends, "window_budget", "open streams take all the memory they may");
         }
-        // What the network did to it is nobody's fault; this is the peer's.
         if let Some(end) = session.end().filter(|end| end.is_breach()) {
-            session_broken(end.reason());
-            self.proxy.log.warn(end.reason(), client.0, format_args!("{end}, of {}", shared.peer));
+            self.proxy.broken(&ends, end);
+        }
+    }
+
+    fn tunnel_of(&self, guest: &Guest) -> TunnelEnds {
+        TunnelEnds {
+            role: Role::InboundHbone,
+            local: self.local.uid.clone(),
+            client: Some(guest.client.0),
+            server: guest.arrived_at.0,
+            source: guest.peer.clone(),
+            destination: guest.own.clone(),
         }
     }
 

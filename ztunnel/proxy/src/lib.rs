@@ -8,6 +8,7 @@ mod accept;
 mod copy;
 mod direct;
 mod failure;
+mod faults;
 mod gate;
 mod headers;
 mod inbound;

@@ -9,14 +9,14 @@ use std::{
 };
 
 use model::{
-    ClientAddr, OriginalDst, PassthroughRoute, Permit, Refusal, Snapshot, SpiffeId, SvidSource, TunnelRoute,
-    Workload, WorkloadUid,
+    ClientAddr, OriginalDst, PassthroughRoute, Permit, Refusal, Role, Snapshot, SpiffeId, SvidSource,
+    TunnelRoute, Workload, WorkloadUid,
     authorize::{OutboundPermit, authorize_outbound},
     resolve::{Choice, NamedRoute, Pick, Resolved, Route, Way, resolve},
     service::Service,
 };
 use telemetry::{
-    Ledger, Path, Proof,
+    Ledger, Path, Proof, TunnelEnds,
     metrics::{connect_retried, endpoint_set_aside},
 };
 use tokio::time::{Instant, timeout_at};
@@ -26,6 +26,7 @@ use crate::{
     PodSockets,
     direct::Entered,
     failure::{Failure, no_seat},
+    faults::Dialed,
     headers::{connect_headers, new_trace},
     leg::Leg,
     serve::Pod,
@@ -255,11 +256,20 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         let own = route.source.clone();
         let only_expected = sole(&route.expected);
         let (sockets, room) = (Arc::clone(&self.sockets), self.room.clone());
-        let connect: ConnectFn = Box::new(move |address| {
+        let proxy = Arc::downgrade(&self.proxy);
+        let ends = TunnelEnds {
+            role: Role::Outbound,
+            local: self.local.uid.clone(),
+            client: None,
+            server: route.gateway,
+            source: own.clone(),
+            destination: route.destination.identity.clone(),
+        };
+        let connect: ConnectFn = Box::new(move |server| {
             Box::pin(async move {
-                let seat = room.take().ok_or_else(no_seat)?;
-                let stream = sockets.connect(address).await?;
-                Ok(Connected { stream, held: Box::new(seat) })
+                let _seat = room.take().ok_or_else(no_seat)?;
+                let stream = sockets.connect(server).await?;
+                Ok(Connected { stream, held: Box::new(Dialed { proxy, ends, _seat }) })
             })
         });
         match self.proxy.tunnel.dial(permit, headers, connect).await {

@@ -30,5 +30,5 @@ pub use live::{LiveConnection, LiveHandle, LiveParty};
 pub use outcome::{End, Outcome, ResponseFlags};
 pub use plaintext::{OpenPlaintext, PlaintextBook, PlaintextPair};
 pub use rate_limit::{Admission, RateLimited};
-pub use refusals::{RecentRefusal, RefusalBook};
+pub use refusals::{RecentRefusal, RefusalBook, TunnelEnds};
 pub use trace::TraceId;

@@ -71,7 +71,7 @@ pub fn describe() {
     describe_counter!(names::LIMITED, "Connections that waited, since others held all descriptors.");
     describe_counter!(
         names::BROKEN_SESSIONS,
-        "Inbound tunnels of proven peers that ended by a breach of HTTP/2 or its limits."
+        "Tunnels that ended by a breach of HTTP/2 or its limits by a proven peer, by our role in them."
     );
     describe_counter!(names::LIMIT_HITS, "How often a limit refused, cut or delayed something.");
     describe_gauge!(names::LIMIT_USED, "How much is in use of what is limited.");
@@ -145,8 +145,9 @@ pub fn requests_rejected(count: u64) {
     counter!(names::REJECTED_REQUESTS).increment(count);
 }
 
-pub fn session_broken(reason: &'static str) {
-    counter!(names::BROKEN_SESSIONS, "reason" => reason).increment(1);
+/// `role` is ours.
+pub fn session_broken(role: &'static str, reason: &'static str) {
+    counter!(names::BROKEN_SESSIONS, "role" => role, "reason" => reason).increment(1);
 }
 
 pub fn accept_failed() {

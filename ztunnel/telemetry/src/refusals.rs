@@ -16,7 +16,7 @@ use model::{ClientAddr, Role, SpiffeId, Workload, WorkloadUid, policy::PolicyKey
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::{LiveParty, Outcome, Path, access_log::shortened, account::Account};
+use crate::{LiveParty, Outcome, Path, ResponseFlags, access_log::shortened, account::Account};
 
 /// Pods that are remembered; with more, the one that was quiet the longest is forgotten.
 const MAX_PODS: usize = 1024;
@@ -99,7 +99,50 @@ pub struct RecentRefusal {
     pub last_seen: u64,
 }
 
+/// A tunnel between a pod of this node and a proven peer.
+#[derive(Clone, Debug)]
+pub struct TunnelEnds {
+    pub role: Role,
+    /// The pod.
+    pub local: WorkloadUid,
+    /// Where the peer comes from, of an inbound one.
+    pub client: Option<SocketAddr>,
+    pub server: SocketAddr,
+    /// Who the two ends have proven to be.
+    pub source: SpiffeId,
+    pub destination: SpiffeId,
+}
+
+impl TunnelEnds {
+    /// Who is not ours of the two, and where.
+    pub fn peer(&self) -> (&SpiffeId, SocketAddr) {
+        match self.role {
+            Role::Outbound => (&self.destination, self.server),
+            _ => (&self.source, self.client.unwrap_or(self.server)),
+        }
+    }
+}
+
 impl RefusalBook {
+    /// What a peer did with a tunnel that is no connection's own, so that no ledger tells it.
+    pub fn note_tunnel(&self, ends: &TunnelEnds, reason: &'static str, error: impl Display) {
+        let key = Key {
+            role: ends.role,
+            source: Source::Identity(ends.source.clone()),
+            destination: ends.server,
+            reason,
+            policy: None,
+            handshake: false,
+        };
+        self.note(&ends.local, key, SystemTime::now(), || Facts {
+            client: ends.client,
+            identities: Some((ends.source.clone(), ends.destination.clone())),
+            flags: ResponseFlags::Connect.as_str(),
+            error: shortened(error.to_string()),
+            ..Facts::default()
+        });
+    }
+
     /// An inbound handshake of this pod yielded no identity.
     pub fn note_handshake(
         &self,

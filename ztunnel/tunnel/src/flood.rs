@@ -4,7 +4,8 @@
 //!
 //! This stream looks at the heads of the frames that pass. Each such frame costs a token; tokens come with time, with
 //! requests, and with the bytes that are carried in either direction, as honest peers have an occasion for theirs. Who has
-//! none left has the connection broken.
+//! none left has the connection broken. A server makes no requests, we do: its header blocks cost a token each, as it may
+//! send any number of them that say that the answer is yet to come (RFC 9110, section 15.2).
 
 use std::{
     io,
@@ -18,11 +19,13 @@ use tokio::{
     time::Instant,
 };
 
+use crate::window::Gauge;
+
 /// At most so many at once,
 const BURST: u64 = 2000;
 /// so many every second,
 const PER_SECOND: u64 = 200;
-/// for each request,
+/// for each request, beside the answer to it,
 const PER_REQUEST: u64 = 4;
 /// and one for so many bytes that were carried. Peers that are thrifty with windows update them for every 4 KiB, twice.
 const BYTES_PER_TOKEN: u64 = 512;
@@ -47,7 +50,16 @@ pub(crate) struct Watchful<T> {
     head: [u8; HEAD],
     filled: usize,
     tokens: Tokens,
+    /// What we ask of a server.
+    asked: Option<Asked>,
     found: Found,
+}
+
+/// The requests that are made of a server, as far as they have not been looked at.
+#[derive(Debug)]
+struct Asked {
+    gauge: Arc<Gauge>,
+    before: u32,
 }
 
 #[derive(Debug)]
@@ -71,6 +83,7 @@ impl Found {
 fn name_of(kind: u8) -> &'static str {
     match kind {
         DATA => "empty DATA",
+        HEADERS => "HEADERS",
         2 => "PRIORITY",
         3 => "RST_STREAM",
         4 => "SETTINGS",
@@ -84,12 +97,18 @@ fn name_of(kind: u8) -> &'static str {
 
 impl<T> Watchful<T> {
     pub(crate) fn of_client(stream: T) -> Self {
-        Self { skip: PREFACE, ..Self::of_server(stream) }
+        Self::new(stream, PREFACE, None)
     }
 
-    pub(crate) fn of_server(stream: T) -> Self {
+    /// Of which streams are asked that `gauge` counts.
+    pub(crate) fn of_server(stream: T, gauge: Arc<Gauge>) -> Self {
+        // Those that waited for the connection to be made have been counted, and are asked of it still.
+        Self::new(stream, 0, Some(Asked { gauge, before: 0 }))
+    }
+
+    fn new(stream: T, skip: usize, asked: Option<Asked>) -> Self {
         let tokens = Tokens { left: BURST, since: Instant::now(), bytes: 0 };
-        Self { stream, skip: 0, head: [0; HEAD], filled: 0, tokens, found: Found::default() }
+        Self { stream, skip, head: [0; HEAD], filled: 0, tokens, asked, found: Found::default() }
     }
 
     pub(crate) fn found(&self) -> Found {
@@ -118,12 +137,28 @@ impl<T> Watchful<T> {
         let length = u32::from_be_bytes([0, a, b, c]);
         self.skip = usize::try_from(length).unwrap_or(usize::MAX);
         match kind {
-            HEADERS => self.tokens.earn(PER_REQUEST),
+            HEADERS if self.asked.is_none() => self.tokens.earn(PER_REQUEST),
             DATA if length > 0 => self.tokens.carried(u64::from(length)),
-            _ if self.tokens.spend() => {}
+            _ if self.spend() => {}
             _ => return Err(Flood(kind)),
         }
         Ok(())
+    }
+
+    fn spend(&mut self) -> bool {
+        if self.tokens.left == 0
+            && let Some(asked) = &mut self.asked
+        {
+            self.tokens.earn(u64::from(asked.since_then()) * (PER_REQUEST + 1));
+        }
+        self.tokens.spend()
+    }
+}
+
+impl Asked {
+    fn since_then(&mut self) -> u32 {
+        let now = self.gauge.opened();
+        now.wrapping_sub(std::mem::replace(&mut self.before, now))
     }
 }
 
@@ -252,6 +287,28 @@ mod tests {
         let mut stream = watchful();
         let found = bytes.chunks(7).find_map(|piece| stream.look_at(piece).err());
         assert_eq!(found, Some(Flood(PING)));
+    }
+
+    fn server(gauge: &Arc<Gauge>) -> Watchful<tokio::io::Empty> {
+        Watchful::of_server(tokio::io::empty(), Arc::clone(gauge))
+    }
+
+    /// If a server earned by its own header blocks, it could have us read those of status 100 for ever; if it did not by our
+    /// requests, one that answers many at once would be cut.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_answers_what_it_is_asked_and_no_more() {
+        let gauge = Arc::new(Gauge::new(1, &Arc::default()));
+        let mut busy = server(&gauge);
+        for _ in 0..10 * BURST {
+            drop(gauge.slot(1).unwrap());
+            assert_eq!(busy.look_at(&frame(HEADERS, 70)), Ok(()));
+            for kind in [WINDOW_UPDATE, WINDOW_UPDATE, WINDOW_UPDATE, 3] {
+                assert_eq!(busy.look_at(&frame(kind, 4)), Ok(()));
+            }
+        }
+        let mut hostile = server(&Arc::new(Gauge::new(1, &Arc::default())));
+        let found = (0..=BURST).find_map(|_| hostile.look_at(&frame(HEADERS, 70)).err());
+        assert_eq!(found, Some(Flood(HEADERS)));
     }
 
     /// If honest traffic were a flood, long downloads and many short connections would be cut.

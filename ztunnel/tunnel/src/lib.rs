@@ -6,6 +6,7 @@
 //! peer's requests. Whether a request may go on is decided elsewhere; that the peer is who it says is decided here.
 #![forbid(unsafe_code)]
 
+mod ending;
 mod error;
 mod flood;
 mod headers;
@@ -21,14 +22,15 @@ mod usage;
 mod window;
 mod wire;
 
+pub use ending::SessionEnd;
 pub use error::{DialError, Phase, StreamError, TerminateError, TlsFailure};
 pub use flood::Flood;
 pub use headers::ConnectHeaders;
-pub use session::{Request, Session, SessionEnd};
+pub use session::{Request, Session};
 pub use settings::{Deadlines, HandshakeObserver, TunnelSettings, WindowSettings};
 pub use stream::{TunnelReceiver, TunnelSender, TunnelStream};
 pub use tls::TlsFacts;
-pub use tunnel::{ConnectFn, Connected, Dialed, Tunnel, TunnelLoad};
+pub use tunnel::{ConnectFn, Connected, Dialed, Keeper, Tunnel, TunnelLoad};
 pub use turnstile::{Lane, Turnstile};
 pub use usage::Usage;
 pub use window::{Budget, Reservation, SEND_BUFFER};

@@ -20,9 +20,9 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    TlsFacts, TunnelSettings,
+    SessionEnd, TlsFacts, TunnelSettings,
     error::StreamError,
-    flood::{Flood, Found, Watchful},
+    flood::{Found, Watchful},
     headers::{ConnectHeaders, refusal, success},
     keepalive::{Beat, Keepalive},
     stream::TunnelStream,
@@ -36,7 +36,7 @@ pub(crate) const HEADER_LIST: u32 = 16 << 10;
 /// Streams reset by the peer that we have not even seen; more end the connection (CVE-2023-44487).
 const UNSEEN_RESETS: usize = 20;
 /// Streams we reset for the peer's errors; more end the connection (CVE-2025-8671).
-const ERROR_RESETS: usize = 100;
+pub(crate) const ERROR_RESETS: usize = 100;
 
 type Http2 = Connection<Watchful<Wire>, Bytes>;
 
@@ -60,23 +60,6 @@ pub struct Session {
     end: Option<SessionEnd>,
 }
 
-/// How a session ended.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionEnd {
-    #[error("the peer or a drain ended it and all its streams are done")]
-    Done,
-    #[error("the peer did not answer a PING")]
-    Dead,
-    #[error("a certificate that it stood on has been revoked")]
-    Revoked,
-    #[error("the connection was lost under its streams: {0}")]
-    Lost(h2::Error),
-    #[error("HTTP/2: {0}")]
-    Http2(h2::Error),
-    #[error(transparent)]
-    Flood(Flood),
-}
-
 /// A peer's wish for a connection, to be accepted or refused. Dropped, it is reset.
 #[derive(Debug)]
 pub struct Request {
@@ -85,36 +68,6 @@ pub struct Request {
     incoming: RecvStream,
     respond: SendResponse<Bytes>,
     slot: Slot,
-}
-
-impl SessionEnd {
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Dead => "keepalive",
-            Self::Revoked => "certificate_revoked",
-            Self::Lost(_) => "connection_lost",
-            Self::Http2(error) => breach(error.reason()),
-            Self::Flood(_) => "http2_flood",
-        }
-    }
-
-    /// Whether it is to be told: a breach of HTTP/2 or of its limits, or a certificate that is no longer good.
-    pub fn is_breach(&self) -> bool {
-        matches!(self, Self::Http2(_) | Self::Flood(_) | Self::Revoked)
-    }
-}
-
-/// What was breached, by the code that the peer is told.
-fn breach(code: Option<Reason>) -> &'static str {
-    match code {
-        Some(Reason::ENHANCE_YOUR_CALM) => "http2_excess",
-        Some(Reason::FLOW_CONTROL_ERROR) => "http2_flow_control",
-        Some(Reason::FRAME_SIZE_ERROR) => "http2_frame_size",
-        Some(Reason::COMPRESSION_ERROR) => "http2_compression",
-        Some(Reason::PROTOCOL_ERROR) => "http2_protocol",
-        _ => "http2",
-    }
 }
 
 impl Session {
@@ -211,7 +164,7 @@ impl Session {
             match ready!(connection.poll_accept(cx)) {
                 None => return self.ended(SessionEnd::Done),
                 Some(Err(error)) => {
-                    let end = self.how_ended(error);
+                    let end = SessionEnd::of(error, &self.found, self.windows.gauge().streams());
                     return self.ended(end);
                 }
                 Some(Ok((request, respond))) => match self.admit(request, respond) {
@@ -249,18 +202,6 @@ impl Session {
             }
         }
         None
-    }
-
-    /// A peer need not wait for our last words: without streams, nothing is lost with the connection.
-    fn how_ended(&self, error: h2::Error) -> SessionEnd {
-        if let Some(flood) = self.found.flood() {
-            return SessionEnd::Flood(flood);
-        }
-        match error.is_io() {
-            true if self.windows.gauge().streams() == 0 => SessionEnd::Done,
-            true => SessionEnd::Lost(error),
-            false => SessionEnd::Http2(error),
-        }
     }
 
     fn ended(&mut self, how: SessionEnd) -> Poll<Option<Request>> {

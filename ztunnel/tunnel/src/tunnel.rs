@@ -13,7 +13,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    ConnectHeaders, Lane, Session, TunnelSettings, TunnelStream, Turnstile, Usage,
+    ConnectHeaders, Lane, Session, SessionEnd, TunnelSettings, TunnelStream, Turnstile, Usage,
     error::{DialError, Phase, TerminateError, TlsFailure},
     pool::{Driver, Establish, Key, Live, Pool, start},
     tls::{Identities, Identity, Revocation, Standing, classify, instant, peer, require_http2},
@@ -27,8 +27,16 @@ pub type ConnectFn = Box<dyn FnOnce(SocketAddr) -> BoxFuture<'static, io::Result
 pub struct Connected {
     pub stream: TcpStream,
     /// Dropped when the connection has ended.
-    pub held: Box<dyn Send>,
+    pub held: Box<dyn Keeper>,
 }
+
+/// Who made the TCP connection for a tunnel and holds what belongs to it.
+pub trait Keeper: Send {
+    /// The server, which has proven to be `peer`, ended the tunnel by its fault. Must return at once.
+    fn broken(&self, _peer: &SpiffeId, _end: &SessionEnd) {}
+}
+
+impl Keeper for () {}
 
 /// Clones share connections, configurations and budget.
 pub struct Tunnel<S: SvidSource>(Arc<Inner<S>>);

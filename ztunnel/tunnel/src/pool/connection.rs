@@ -23,12 +23,12 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use crate::{
-    Dialed, TunnelSettings,
+    Dialed, Keeper, SessionEnd, TunnelSettings,
     error::{DialError, Phase, TlsFailure},
-    flood::Watchful,
+    flood::{Found, Watchful},
     headers,
     keepalive::{Beat, Keepalive},
-    session::HEADER_LIST,
+    session::{ERROR_RESETS, HEADER_LIST},
     stream::TunnelStream,
     tls::{PeerAlert, Proof, Standing, Watched},
     window::{Budgets, FRAME, Gauge, SEND_BUFFER, Slot, Windows, base},
@@ -55,8 +55,10 @@ pub(crate) struct Driver {
     idle: Idle,
     /// When the first of both ends' certificates expires.
     until: Instant,
+    peer: SpiffeId,
+    found: Found,
     /// What belongs to the connection's socket.
-    _held: Box<dyn Send>,
+    held: Box<dyn Keeper>,
 }
 
 /// What the driver of a connection asks of the pool.
@@ -94,15 +96,18 @@ pub(crate) async fn start(
 ) -> Result<(Live, Driver), h2::Error> {
     let alert = PeerAlert::default();
     let wire = Wire::new(stream.into_inner());
-    let stream = Watchful::of_server(Watched::new(wire.clone(), alert.clone()));
+    let stream = Watchful::of_server(Watched::new(wire.clone(), alert.clone()), Arc::clone(&gauge));
+    let found = stream.found();
     let (requests, mut connection) = wire.sending(builder(settings).handshake(stream)).await?;
     let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
     let windows = Windows::new(settings.windows, settings.streams_per_connection, gauge, &budgets.growth);
     let idle = Idle { since: Instant::now(), opened: 0, timeout: settings.idle_timeout };
-    let live = Live { requests, peer: peer.identity, local, alert };
+    let live = Live { requests, peer: peer.identity.clone(), local, alert };
     let allowed = connection.max_concurrent_send_streams();
-    let (until, _held) = (peer.until, Box::new(()));
-    Ok((live, Driver { connection, wire, keepalive, standing, windows, allowed, idle, until, _held }))
+    let (until, peer, held) = (peer.until, peer.identity, Box::new(()));
+    let driver =
+        Driver { connection, wire, keepalive, standing, windows, allowed, idle, until, peer, found, held };
+    Ok((live, driver))
 }
 
 impl Live {
@@ -171,29 +176,32 @@ impl OpenError {
 
 impl Driver {
     /// Keeps this until the connection has ended.
-    pub(crate) fn holding(mut self, held: Box<dyn Send>) -> Self {
-        self._held = held;
+    pub(crate) fn holding(mut self, held: Box<dyn Keeper>) -> Self {
+        self.held = held;
         self
     }
 
     /// Until the connection ends. It does so by itself once no [`Live`] of it is left and its streams are done, so when
     /// it has been idle for long or a certificate has expired, the owner is asked to forget it.
     pub(super) async fn run(mut self: Box<Self>, owner: &impl Owner) {
-        poll_fn(|cx| self.poll(cx, owner)).await;
+        let end = poll_fn(|cx| self.poll(cx, owner)).await;
+        tracing::debug!(reason = end.reason(), %end, "an outbound connection ended");
+        if end.is_breach() {
+            self.held.broken(&self.peer, &end);
+        }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, owner: &impl Owner) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, owner: &impl Owner) -> Poll<SessionEnd> {
         if self.standing.poll_revoked(cx).is_ready() {
             owner.forget();
             self.windows.gauge().revoke();
-            return Poll::Ready(());
+            return Poll::Ready(SessionEnd::Revoked);
         }
         while let Some(keepalive) = &mut self.keepalive
             && let Poll::Ready(beat) = keepalive.poll(cx)
         {
             if beat == Beat::Dead {
-                tracing::debug!("the peer did not answer a PING");
-                return Poll::Ready(());
+                return Poll::Ready(SessionEnd::Dead);
             }
             self.windows.tick(&mut self.connection);
             if self.idle.is_over(self.windows.gauge()) {
@@ -207,10 +215,9 @@ impl Driver {
         let polled = Pin::new(&mut self.connection).poll(cx);
         self.wire.send(cx);
         self.heed_limit();
-        polled.map(|result| {
-            if let Err(error) = result {
-                tracing::debug!(%error, "an outbound connection ended");
-            }
+        polled.map(|ended| match ended {
+            Ok(()) => SessionEnd::Done,
+            Err(error) => SessionEnd::of(error, &self.found, self.windows.gauge().streams()),
         })
     }
 
@@ -244,6 +251,7 @@ fn builder(settings: &TunnelSettings) -> Builder {
         .initial_connection_window_size(base(&settings.windows, settings.streams_per_connection))
         .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(ERROR_RESETS));
     builder
 }
