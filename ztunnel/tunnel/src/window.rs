@@ -24,11 +24,12 @@
 //! connection once it is encrypted.
 //!
 //! All that streams may hold, in both directions, is set aside when they are opened. One that would take the daemon beyond
-//! [`WindowSettings::total`] (2 GiB), or its identity beyond three quarters of what streams may hold, is not opened.
+//! [`WindowSettings::total`] (2 GiB), or its identity beyond its share of what is free, is not opened.
 
 mod budget;
 mod gauge;
 mod load;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -37,10 +38,11 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use budget::Budgets;
 pub use budget::{Budget, Reservation};
-pub(crate) use budget::{Budgets, StreamReservation};
 pub(crate) use gauge::{Gauge, Meter, Slot};
 pub(crate) use load::{Load, Part};
+pub(crate) use shares::StreamReservation;
 
 use crate::WindowSettings;
 

@@ -1,21 +1,17 @@
 //! A number of bytes that many may borrow from, without a lock.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use model::SpiffeId;
-use parking_lot::Mutex;
 
-use super::{Load, SEND_BUFFER};
+use super::{
+    Load, SEND_BUFFER,
+    shares::{Shares, StreamReservation},
+};
 use crate::WindowSettings;
-
-/// Of what streams may hold, what those of one identity may: a pod that takes all it can leaves the rest to the others.
-const SHARE_PERCENT: usize = 75;
 
 /// The bytes left. Clones share them.
 #[derive(Clone, Debug)]
@@ -30,16 +26,13 @@ pub struct Budget {
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
     streams: Budget,
-    /// What is left of the share of each identity that has streams.
-    shares: Arc<Mutex<HashMap<SpiffeId, Weak<AtomicUsize>>>>,
+    shares: Shares,
     /// What windows grow by.
     pub(crate) growth: Budget,
     /// What is held outside of tunnels. Its own, so that plaintext which nobody reads costs no tunnel its streams.
     pub(crate) plaintext: Budget,
     /// What streams hold of them.
     pub(crate) load: Arc<Load>,
-    /// What one stream may hold: its first window, and what waits to be sent.
-    stream: usize,
 }
 
 /// Bytes taken from a budget; they go back on drop.
@@ -48,13 +41,6 @@ pub struct Reservation {
     left: Arc<AtomicUsize>,
     most: usize,
     bytes: usize,
-}
-
-/// What one stream may hold, and the share of its identity that it is a part of.
-#[derive(Debug)]
-pub(crate) struct StreamReservation {
-    whole: Reservation,
-    share: Reservation,
 }
 
 impl WindowSettings {
@@ -98,7 +84,10 @@ impl Budget {
         self.whole - self.left.load(Ordering::Relaxed)
     }
 
-    #[cfg(test)]
+    pub(crate) fn whole(&self) -> usize {
+        self.whole
+    }
+
     pub(crate) fn left(&self) -> usize {
         self.left.load(Ordering::Relaxed)
     }
@@ -107,35 +96,19 @@ impl Budget {
 impl Budgets {
     pub(crate) fn new(settings: &WindowSettings) -> Self {
         let (growth, plaintext) = (settings.growth_budget, settings.of_plaintext());
+        let streams = Budget::new(settings.of_streams(), settings.of_stream());
         Self {
-            streams: Budget::new(settings.of_streams(), settings.of_stream()),
-            shares: Arc::default(),
+            shares: Shares::new(streams.clone(), settings.of_stream()),
+            streams,
             growth: Budget::new(growth, growth / 4),
             plaintext: Budget::new(plaintext, plaintext),
             load: Arc::default(),
-            stream: settings.of_stream(),
         }
     }
 
     /// What a new stream may hold, of a workload here that has this identity.
     pub(crate) fn stream(&self, identity: &SpiffeId) -> Option<StreamReservation> {
-        let share = Reservation { left: self.share(identity), most: self.stream, bytes: 0 };
-        let mut of_stream = StreamReservation { whole: self.streams.reservation(), share };
-        let both = of_stream.share.grow_to(self.stream) && of_stream.whole.grow_to(self.stream);
-        both.then_some(of_stream)
-    }
-
-    fn share(&self, identity: &SpiffeId) -> Arc<AtomicUsize> {
-        let mut shares = self.shares.lock();
-        if let Some(share) = shares.get(identity).and_then(Weak::upgrade) {
-            return share;
-        }
-        // No more than the identities that have streams, and the one that comes.
-        shares.retain(|_, share| share.strong_count() > 0);
-        let most = (self.streams.whole / 100 * SHARE_PERCENT).max(self.stream);
-        let share = Arc::new(AtomicUsize::new(most));
-        shares.insert(identity.clone(), Arc::downgrade(&share));
-        share
+        self.shares.take(identity)
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -207,23 +180,6 @@ mod tests {
 
     fn identity(name: &str) -> SpiffeId {
         format!("spiffe://cluster.local/ns/default/sa/{name}").parse().unwrap()
-    }
-
-    /// If one pod could take all that streams may hold, its idle connections would stop everybody's.
-    #[test]
-    fn an_identity_leaves_a_quarter_of_the_streams_to_the_others() {
-        let settings = WindowSettings { total: 200 << 20, ..WindowSettings::default() };
-        let budgets = Budgets::new(&settings);
-        let (greedy, quiet) = (identity("greedy"), identity("quiet"));
-        let taken: Vec<_> = std::iter::from_fn(|| budgets.stream(&greedy)).collect();
-        let most = settings.streams();
-        assert!((most * 3 / 4 - 1..=most * 3 / 4).contains(&taken.len()), "{} of {most}", taken.len());
-        let others: Vec<_> = std::iter::from_fn(|| budgets.stream(&quiet)).collect();
-        assert_eq!(taken.len() + others.len(), most);
-        drop((taken, others));
-        assert_eq!(budgets.used(), 0);
-        assert!(budgets.stream(&quiet).is_some());
-        assert_eq!(budgets.shares.lock().len(), 1, "shares of identities without streams are kept");
     }
 
     /// If plaintext that nobody reads took from the same budget as streams, it would stop tunnels.
