@@ -216,3 +216,78 @@ fn while_two_daemons_run_the_newer_one_follows_the_pods() {
         }
     }
 }
+
+/// So long may pods be refused after a newer daemon has ended: the older looks each half second.
+const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(3);
+
+/// Catches: a newer daemon that dies after it took the node over, and leaves its pods closed while the older one is there and
+/// says that it is ready; plaintext meanwhile; an older one that does not follow the list of pods again.
+#[test]
+fn when_a_newer_daemon_dies_the_older_serves_again() {
+    let mut mesh = MeshPlan::new(&["client", "server"]).start().unwrap();
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    let client = mesh.pod("client").place.clone();
+    let targets = FAMILIES.map(|family| mesh.address("server", family, 8080));
+    let mut held = targets.map(|target| Held::open(&client, target));
+    let capture = Capture::start(&client, "eth0", Keep::Syns).unwrap();
+    for node in [1, 2, 1] {
+        let newer = mesh.launch_beside(node).unwrap();
+        newer.wait_until_ready().unwrap();
+        targets.iter().for_each(|target| echo(&client, *target).unwrap());
+        let name = format!("late{node}-{}", mesh.node(node).pods.len());
+        mesh.add_pod(node, &name).unwrap();
+        eventually("the newer serves a pod that the older never had", || {
+            newer.serves(&Mesh::uid(&name)).then_some(())
+        });
+        let began = Instant::now();
+        newer.kill().unwrap();
+        let rates = targets.map(|target| Rate::start(&client, target, 200));
+        eventually("the older serves again", || {
+            targets.iter().all(|target| echo(&client, *target).is_ok()).then_some(())
+        });
+        assert!(began.elapsed() < TAKEN_BACK_WITHIN, "it took {:?}", began.elapsed());
+        for outcomes in rates.map(|rate| rate.stop().unwrap()) {
+            let kinds: Vec<_> = outcomes.errors.keys().collect();
+            let expected = |kind: &&String| ["ECONNREFUSED", "ECONNRESET"].contains(&kind.as_str());
+            assert!(outcomes.errors.keys().all(|kind| expected(&kind)), "{kinds:?}");
+        }
+        eventually("and the newer's pod", || mesh.daemon(node).serves(&Mesh::uid(&name)).then_some(()));
+        targets.iter().for_each(|target| echo(mesh.pod(&name), *target).unwrap());
+        assert!(mesh.daemon(node).is_ready());
+    }
+    held.iter_mut().for_each(|held| held.still_works(MARKER));
+    let recording = capture.stop().unwrap();
+    recording.complete().unwrap();
+    for ip in mesh.pod("client").ips() {
+        assert_eq!(recording.plaintext_syns_from(ip).len(), 0);
+    }
+}
+
+/// Catches: a rollback that leaves the node without service, since the newer daemon is told to end and the older is not.
+#[test]
+fn a_newer_daemon_that_is_told_to_end_gives_the_pods_back() {
+    let mut mesh = MeshPlan::new(&["client", "server"]).setting("drainDeadline", "60s").start().unwrap();
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    let client = mesh.pod("client").place.clone();
+    let targets = FAMILIES.map(|family| mesh.address("server", family, 8080));
+    let mut newer = mesh.launch_beside(1).unwrap();
+    newer.wait_until_ready().unwrap();
+    let mut held = targets.map(|target| Held::open(&client, target));
+    let rates = targets.map(|target| Rate::start(&client, target, 100));
+    newer.terminate().unwrap();
+    eventually("the older serves again", || {
+        let lines = mesh.daemon(1).log_text();
+        lines.contains("this one serves the node again").then_some(())
+    });
+    sleep(Duration::from_millis(500));
+    held.iter_mut().for_each(|held| held.still_works(MARKER));
+    drop(held);
+    let status = newer.wait(Duration::from_secs(30)).expect("it ends with its last connection");
+    assert!(status.success());
+    sleep(Duration::from_millis(500));
+    for rate in rates {
+        let outcomes = rate.stop().unwrap();
+        assert_eq!(outcomes.failed(), 0, "{outcomes:?}");
+        assert!(outcomes.answered > 50, "{outcomes:?}");
+    }
+}

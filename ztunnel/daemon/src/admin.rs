@@ -153,6 +153,10 @@ impl Admin {
                 let pending = self.state.pending().unwrap_or_else(|| "enrolment".to_owned());
                 Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("not ready, pending: {pending}\n"))
             }
+            (&Method::GET, "/healthz/ready") if self.node.is_bereft() => Answer::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not ready, pending: taking pods back from a newer daemon that has ended\n",
+            ),
             (&Method::GET, "/healthz/ready") => {
                 let stale = self.state.stale().map(|stale| format!("{stale}\n")).unwrap_or_default();
                 Answer::text(StatusCode::OK, format!("ready\n{stale}"))

@@ -6,6 +6,7 @@
 mod keeping;
 mod leaving;
 mod strictness;
+mod succession;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,7 +27,7 @@ use redirect::{EnrolledPod, OlderConnection, RedirectError, Redirection};
 use telemetry::Ledgers;
 use tokio::{
     runtime::Handle,
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
@@ -54,6 +55,8 @@ pub(crate) struct Node {
     endings: TaskTracker,
     told_superseded: AtomicBool,
     strangers_forgotten: AtomicBool,
+    /// The list is to be gone through although it has not changed.
+    again: Notify,
     /// The list that was last gone through.
     reconciled: watch::Sender<Arc<Vec<LocalPod>>>,
 }
@@ -97,6 +100,7 @@ impl Node {
             endings: TaskTracker::new(),
             told_superseded: AtomicBool::new(false),
             strangers_forgotten: AtomicBool::new(false),
+            again: Notify::new(),
             reconciled: watch::Sender::default(),
         })
     }
@@ -121,6 +125,11 @@ impl Node {
                         return;
                     }
                     let list = Arc::clone(&desired.borrow_and_update());
+                    self.reconcile(&list).await;
+                    self.reconciled.send_replace(list);
+                }
+                () = self.again.notified() => {
+                    let list = Arc::clone(&desired.borrow());
                     self.reconcile(&list).await;
                     self.reconciled.send_replace(list);
                 }

@@ -1,13 +1,18 @@
 //! A Unix socket that only the node's root reaches: the admin endpoint's for who may change something, and the CNI
 //! plugin's.
 //!
+//! A newer daemon puts its own in the place of ours. When that one has ended, ours comes back.
+//!
 //! Its directory and the socket belong to us and are closed to others, and each peer's credentials are looked at besides:
 //! root's or our own user's, nobody else's.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,11 +20,13 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use tokio::{
     net::{UnixListener, UnixStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// After a failure of accept(2), such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often we look whether somebody answers at our path.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A listening socket at its place. Dropping it takes it away, unless a newer daemon's stands there by now.
 pub(crate) struct PrivateSocket {
@@ -52,9 +59,13 @@ impl PrivateSocket {
     }
 
     /// Whoever comes next and may come in.
-    pub(crate) async fn accept(&self) -> UnixStream {
+    pub(crate) async fn accept(&mut self) -> UnixStream {
         loop {
-            match self.listener.accept().await {
+            let Ok(accepted) = timeout(LOOK, self.listener.accept()).await else {
+                self.come_back();
+                continue;
+            };
+            match accepted {
                 Ok((stream, _)) if self.admits(&stream) => return stream,
                 Ok(_) => {
                     let path = self.path.display();
@@ -68,6 +79,25 @@ impl PrivateSocket {
         }
     }
 
+    /// Takes its place again if nobody is there.
+    fn come_back(&mut self) {
+        if self.is_in_place() || is_answered(&self.path) {
+            return;
+        }
+        match Self::bind(&self.path) {
+            Ok(again) => *self = again,
+            Err(error) => {
+                let (path, error) = (self.path.display(), format!("{error:#}"));
+                tracing::warn!(%path, error, "nobody answers at a socket of ours, and it cannot be made anew");
+            }
+        }
+    }
+
+    fn is_in_place(&self) -> bool {
+        let now = fs::symlink_metadata(&self.path).map(|now| (now.dev(), now.ino()));
+        now.is_ok_and(|now| now == self.file)
+    }
+
     fn admits(&self, peer: &UnixStream) -> bool {
         peer.peer_cred().is_ok_and(|peer| may_come_in(peer.uid(), self.owner))
     }
@@ -79,12 +109,19 @@ fn may_come_in(peer: u32, owner: u32) -> bool {
 
 impl Drop for PrivateSocket {
     fn drop(&mut self) {
-        let now = fs::symlink_metadata(&self.path).map(|now| (now.dev(), now.ino()));
-        if now.is_ok_and(|now| now == self.file) {
+        if self.is_in_place() {
             // It refuses whoever connects from now on, whether its name goes or stays.
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether a socket at `path` has a process behind it, asked without connecting: a datagram socket is told that this one is
+/// of another kind.
+fn is_answered(path: &Path) -> bool {
+    let asked = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
+    let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+    !asked.is_err_and(|error| gone.contains(&error.kind()))
 }
 
 /// A directory that others can write to would let them put a socket of theirs in ours' place.
@@ -151,6 +188,27 @@ mod tests {
         drop(newer);
         assert!(!path.exists(), "it is left behind");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+    }
+
+    /// If it did not come back, no pod of the mesh could start on a node whose newer daemon has died.
+    #[tokio::test]
+    async fn it_comes_back_when_a_newer_one_has_ended() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("cni.sock");
+        let mut older = PrivateSocket::bind(&path).unwrap();
+        let newer = PrivateSocket::bind(&path).unwrap();
+        older.come_back();
+        assert!(newer.is_in_place() && !older.is_in_place(), "the newer's was taken away");
+        drop(newer);
+        older.come_back();
+        assert!(older.is_in_place(), "it ended well, and its name went");
+        fs::remove_file(&path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        older.come_back();
+        assert!(older.is_in_place(), "it was killed, and its name stays");
+        let accepted = tokio::spawn(async move { older.accept().await });
+        UnixStream::connect(&path).await.unwrap();
+        accepted.await.unwrap();
     }
 
     #[tokio::test]

@@ -137,6 +137,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     let pods = pods.follow(&node);
     tokio::spawn(Arc::clone(&node).run(desired));
     tokio::spawn(Arc::clone(&node).watch_over());
+    tokio::spawn(Arc::clone(&node).outlive_successors());
     tokio::spawn(keep_small(Arc::clone(&ledgers), ready.clone()));
     let serving = async {
         pods.complete().await;

@@ -8,7 +8,7 @@ use std::{
     future::pending,
     io,
     net::{Shutdown, SocketAddr},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, AtomicU32},
 };
 
 use model::{OriginalDst, Role};
@@ -51,7 +51,8 @@ impl Captured {
         let listeners = Listeners::open(|role| self.listen(&namespace, role))?;
         let capture = Capture::Rules { leaving: self.leaving.clone() };
         let (captured, older) = (AtomicBool::new(true), Mutex::default());
-        Ok(EnrolledPod { spec, namespace, cookie, listeners, capture, captured, older })
+        let (entry, program) = (Mutex::default(), AtomicU32::default());
+        Ok(EnrolledPod { spec, namespace, cookie, listeners, capture, captured, older, entry, program })
     }
 
     /// What has arrived already is taken; whoever comes later is another daemon's, or refused.

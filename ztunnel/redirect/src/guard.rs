@@ -39,6 +39,7 @@ impl Redirector {
             return Ok(vec![Finding::NamespaceGone]);
         }
         let reopened = std::iter::repeat_n(Finding::ListenerClosed, self.reopen(pod)?);
+        self.keep_attached(pod)?;
         let sysctls = sysctl::ensure(&pod.namespace)?.into_iter().map(Finding::SysctlChanged);
         let routing = routing::ensure(&pod.namespace, &pod.spec).await?.into_iter().map(Finding::from);
         Ok(reopened.chain(sysctls).chain(routing).collect())

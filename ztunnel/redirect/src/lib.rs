@@ -32,6 +32,7 @@ mod redirector;
 mod routing;
 pub mod sandbox;
 mod scratch;
+mod seats;
 mod socket;
 mod sysctl;
 mod unenrol;

@@ -13,6 +13,9 @@ use parking_lot::Mutex;
 
 use crate::{RedirectError, pod::Listeners};
 
+/// include/uapi/linux/bpf.h
+const BPF_NOEXIST: u64 = 1;
+
 pub(crate) struct Maps {
     pods: Mutex<HashMap<MapData, u64, abi::Pod>>,
     listeners: Mutex<SockHash<MapData, ListenerKey>>,
@@ -72,6 +75,21 @@ impl Maps {
         inserted.map_err(|error| failed("offering a listener", &error))
     }
 
+    /// Those that are there stay, whoever's they are.
+    pub(crate) fn insert_missing_listeners(
+        &self,
+        cookie: u64,
+        listeners: &Listeners,
+    ) -> Result<(), RedirectError> {
+        let mut map = self.listeners.lock();
+        Role::ALL.into_iter().try_for_each(|role| {
+            match map.insert(key(cookie, role), listeners.of(role).as_raw_fd(), BPF_NOEXIST) {
+                Err(error) if !is_presence(&error) => Err(failed("offering a listener", &error)),
+                _ => Ok(()),
+            }
+        })
+    }
+
     pub(crate) fn remove_listeners(&self, cookie: u64) {
         let mut map = self.listeners.lock();
         for role in Role::ALL {
@@ -128,6 +146,10 @@ fn is_absence(error: &MapError) -> bool {
         MapError::SyscallError(error) => error.io_error.kind() == io::ErrorKind::NotFound,
         _ => false,
     }
+}
+
+fn is_presence(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::AlreadyExists)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
 
@@ -70,6 +70,10 @@ pub struct EnrolledPod {
     pub(crate) captured: AtomicBool,
     /// The application's connections that are older than this enrolment: own end, far end.
     pub(crate) older: Mutex<HashMap<(SocketAddr, SocketAddr), Role>>,
+    /// What the kernel was told last.
+    pub(crate) entry: Mutex<abi::Pod>,
+    /// The id of its own lookup program, 0 where a CNI redirects.
+    pub(crate) program: AtomicU32,
 }
 
 /// Who brings the pod's connections to the listeners.

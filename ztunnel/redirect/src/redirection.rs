@@ -1,5 +1,7 @@
 //! Whoever redirects this node's pods: our own eBPF programs, or a CNI.
 
+use std::sync::Arc;
+
 use crate::{Captured, EnrolledPod, Finding, PodSpec, RedirectError, Redirector, VerdictCounts};
 
 /// What the daemon asks of the redirection. A CNI does by itself what programs of ours would have to be told.
@@ -56,11 +58,11 @@ impl Redirection {
         }
     }
 
-    /// To be called when this daemon drains. A successor takes our programs' listeners by itself; in the ports that a
-    /// CNI's rules name it stands beside us until we leave them.
+    /// To be called when this daemon drains. A successor takes our programs' listeners by itself, and a daemon before us
+    /// that lives takes them back; in the ports that a CNI's rules name they stand beside us until we leave them.
     pub fn hand_over(&self) {
         match self {
-            Self::Ebpf(_) => {}
+            Self::Ebpf(redirector) => redirector.step_down(),
             Self::Cni(captured) => captured.hand_over(),
         }
     }
@@ -68,6 +70,19 @@ impl Redirection {
     /// See [`Redirector::is_superseded`].
     pub fn is_superseded(&self) -> bool {
         self.ebpf().is_some_and(Redirector::is_superseded)
+    }
+
+    /// See [`Redirector::is_bereft`].
+    pub fn is_bereft(&self) -> bool {
+        self.ebpf().is_some_and(Redirector::is_bereft)
+    }
+
+    /// See [`Redirector::take_back`].
+    pub async fn take_back(&self, pods: &[Arc<EnrolledPod>]) -> Result<(), RedirectError> {
+        match self.ebpf() {
+            Some(redirector) => redirector.take_back(pods).await,
+            None => Ok(()),
+        }
     }
 
     /// See [`Redirector::forget_strangers`].

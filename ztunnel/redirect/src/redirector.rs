@@ -11,8 +11,8 @@ use std::{
     os::{fd::AsFd, linux::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -32,7 +32,9 @@ use crate::{
     objects::{self, NODE_PROGRAMS, POD_PROGRAM},
     pins::{self, Pins},
     pod::{Capture, Listeners},
-    routing, sysctl,
+    routing,
+    seats::Seats,
+    sysctl,
 };
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,8 +63,11 @@ pub struct Redirector {
     node_cookie: u64,
     /// Whose each namespace is. Two pods cannot have one: neither would have an identity of its own.
     tenants: Mutex<HashMap<u64, WorkloadUid>>,
-    /// Since our programs are attached: the cgroup, and our first program's id.
-    active: OnceLock<(u64, u32)>,
+    /// Ours, by our first program's id, and those of the daemons beside us.
+    seats: Seats,
+    program: u32,
+    /// Since our programs are attached: the cgroup.
+    active: OnceLock<u64>,
 }
 
 impl Redirector {
@@ -75,8 +80,10 @@ impl Redirector {
         let mut node = objects::load_node(&pins, node_cookie, kubelet_cgroup)?;
         kernel_log::follow(&mut node)?;
         let maps = Maps::take(&mut node)?;
+        let program = objects::program_id(&node, NODE_PROGRAMS[0].0)?;
+        let seats = Seats::take(&settings.bpf_dir, program)?;
         let (tenants, active) = (Mutex::default(), OnceLock::new());
-        let redirector = Self { settings, pins, maps, node, node_cookie, tenants, active };
+        let redirector = Self { settings, pins, maps, node, node_cookie, tenants, seats, program, active };
         redirector.beat()?;
         Ok(redirector)
     }
@@ -84,6 +91,15 @@ impl Redirector {
     /// Attaches the node's programs, or switches those of a daemon before us to ours. To be called when the pods that
     /// are known at the start have been enrolled.
     pub fn activate(&self, enrolled: &[&EnrolledPod]) -> Result<(), RedirectError> {
+        self.attach_node()?;
+        // A daemon before us may have enrolled one of them again while we did; from here on it no longer does.
+        for pod in enrolled {
+            self.offer(pod)?;
+        }
+        Ok(())
+    }
+
+    fn attach_node(&self) -> Result<(), RedirectError> {
         let cgroup = open(&self.settings.cgroup_root, "opening the cgroup")?;
         let id = cgroup_id(&self.settings.cgroup_root)?;
         for (name, kind) in NODE_PROGRAMS {
@@ -93,12 +109,7 @@ impl Redirector {
                 pins::detach(&self.pins.link(name, other))?;
             }
         }
-        let own = objects::program_id(&self.node, NODE_PROGRAMS[0].0)?;
-        let _ = self.active.set((id, own));
-        // A daemon before us may have enrolled one of them again while we did; from here on it no longer does.
-        for pod in enrolled {
-            self.offer(pod)?;
-        }
+        let _ = self.active.set(id);
         Ok(())
     }
 
@@ -168,7 +179,9 @@ impl Redirector {
         let listeners = Listeners::open(|role| self.listen(&namespace, role))?;
         let capture = Capture::Programs { owners: self.maps.owners() };
         let (captured, older) = (AtomicBool::new(true), Mutex::default());
-        let pod = EnrolledPod { spec, namespace, cookie, listeners, capture, captured, older };
+        let (entry, program) = (Mutex::new(spec.entry()), AtomicU32::default());
+        let pod =
+            EnrolledPod { spec, namespace, cookie, listeners, capture, captured, older, entry, program };
         self.attach(&pod, is_new)?;
         self.find_older(&pod).await;
         Ok(pod)
@@ -182,10 +195,55 @@ impl Redirector {
         Ok(())
     }
 
-    /// Whether a daemon after us has put its programs in the place of ours. What is attached is its business then.
+    /// Whether a daemon after us, which lives, has put its programs in the place of ours. What is attached is its
+    /// business then.
     pub fn is_superseded(&self) -> bool {
-        let Some(&(link, program)) = self.active.get() else { return false };
-        pins::program_of(&self.pins.link(NODE_PROGRAMS[0].0, link)).is_ok_and(|current| current != program)
+        let Some(&cgroup) = self.active.get() else { return false };
+        let owner = pins::program_of(&self.pins.link(NODE_PROGRAMS[0].0, cgroup));
+        owner.is_ok_and(|owner| owner != self.program && self.seats.is_held(owner))
+    }
+
+    /// Whether a daemon after us has ended and nobody has taken its place, so that pods it had taken over have nobody.
+    pub fn is_bereft(&self) -> bool {
+        self.active.get().is_some() && self.seats.is_later_empty() && !self.is_superseded()
+    }
+
+    /// Takes back what a daemon after us had taken over before it ended. A pod that this fails for is left to its next
+    /// inspection.
+    pub async fn take_back(&self, pods: &[Arc<EnrolledPod>]) -> Result<(), RedirectError> {
+        self.attach_node()?;
+        for pod in pods {
+            if let Err(error) = self.put_back(pod) {
+                tracing::warn!(pod = %pod.spec.uid, %error, "a pod cannot be taken back yet");
+            }
+            // Loading takes a while, and this thread has others to serve.
+            tokio::task::yield_now().await;
+        }
+        self.seats.clear();
+        Ok(())
+    }
+
+    /// As if we had ended: a daemon before us, if there is one, may take back what it had. What comes to us is served on.
+    pub fn step_down(&self) {
+        self.seats.leave();
+    }
+
+    /// Two daemons that came and went at the same time may have left a pod with what is neither's.
+    pub(crate) fn keep_attached(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
+        // One that is about to take over may have done so with this pod already.
+        if self.is_superseded() || self.seats.is_later_held() { Ok(()) } else { self.put_back(pod) }
+    }
+
+    /// Puts the pod's program and listeners where they are to be. Listeners that are there stay, whoever's they are.
+    fn put_back(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
+        if !pod.is_captured() {
+            return Ok(());
+        }
+        let attached = pins::program_of(&self.pins.link(POD_HOOK, pod.cookie));
+        if attached.is_ok_and(|attached| attached == pod.program.load(Relaxed)) {
+            return self.maps.insert_missing_listeners(pod.cookie, &pod.listeners);
+        }
+        self.attach(pod, false)
     }
 
     /// A list that cannot be made is no reason not to protect what comes after.
@@ -196,11 +254,13 @@ impl Redirector {
     }
 
     fn attach(&self, pod: &EnrolledPod, is_new: bool) -> Result<(), RedirectError> {
+        let object = objects::load_pod(&self.pins, pod.cookie)?;
+        let program = objects::program(&object, POD_PROGRAM)?;
+        // Asked last: loading takes a while.
         if self.is_superseded() {
             return Err(RedirectError::Superseded);
         }
-        let object = objects::load_pod(&self.pins, pod.cookie)?;
-        let program = objects::program(&object, POD_PROGRAM)?;
+        pod.program.store(objects::program_id(&object, POD_PROGRAM)?, Relaxed);
         if !is_new {
             self.offer(pod)?;
         }
@@ -216,13 +276,15 @@ impl Redirector {
     /// From here on the pod is enrolled, and its connections come to our listeners.
     fn offer(&self, pod: &EnrolledPod) -> Result<(), RedirectError> {
         self.maps.insert_listeners(pod.cookie, &pod.listeners)?;
-        self.maps.insert_pod(pod.cookie, pod.spec.entry())
+        self.maps.insert_pod(pod.cookie, *pod.entry.lock())
     }
 
     /// Changes what can change while a pod is enrolled: fail mode, strictness, excluded ports.
     pub fn update(&self, pod: &EnrolledPod, spec: &PodSpec) -> Result<(), RedirectError> {
         spec.check()?;
-        self.maps.insert_pod(pod.cookie, spec.entry())
+        self.maps.insert_pod(pod.cookie, spec.entry())?;
+        *pod.entry.lock() = spec.entry();
+        Ok(())
     }
 
     /// New connections are the pod's own again. Those that were steered go on, for as long as the routing stays.

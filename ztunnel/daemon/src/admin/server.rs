@@ -170,7 +170,7 @@ pub(super) async fn serve_tcp(listener: tokio::net::TcpListener, door: Door, pag
 }
 
 /// The same, for whoever the socket lets in.
-pub(super) async fn serve_unix(socket: PrivateSocket, door: Door, pages: Arc<impl Pages>) {
+pub(super) async fn serve_unix(mut socket: PrivateSocket, door: Door, pages: Arc<impl Pages>) {
     loop {
         door.welcome(socket.accept().await, None, &pages).await;
     }

@@ -36,7 +36,7 @@ pub(super) fn open(
     book: Arc<Book>,
     node: Arc<Node>,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
-    let socket = PrivateSocket::bind(path)?;
+    let mut socket = PrivateSocket::bind(path)?;
     let places = Arc::new(Semaphore::new(PLACES));
     Ok(async move {
         loop {
