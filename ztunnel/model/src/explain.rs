@@ -19,12 +19,14 @@ use crate::{
 mod inbound;
 mod names;
 mod neighbourhood;
+mod outsider;
 #[cfg(test)]
 mod tests;
 
 pub use names::{Destination, NotFound, find_destination, find_source};
 pub use neighbourhood::Neighbourhood;
 use neighbourhood::Way as NodeWay;
+use outsider::Outsider;
 
 /// Who connects.
 #[derive(Clone, Debug)]
@@ -78,8 +80,11 @@ const MAX_ENDPOINTS: usize = 100;
 pub fn explain(mesh: Mesh<'_>, source: &Source, destination: SocketAddr) -> Vec<Explanation> {
     let client = match source {
         Source::Workload(client) => client,
-        Source::Stranger(ip) => return vec![stranger(mesh, *ip, destination)],
+        Source::Stranger(ip) => return outsider::explain(mesh, &Outsider::Stranger(*ip), destination),
     };
+    if let Some(why) = why_not_taken(mesh, client) {
+        return outsider::explain(mesh, &Outsider::Known(client, why), destination);
+    }
     let mut explanations = Vec::new();
     let mut tried: Vec<WorkloadUid> = Vec::new();
     loop {
@@ -205,24 +210,9 @@ fn in_clear(
     inbound::explain(mesh, told, destination, None, address_of(client, route.target), route.target)
 }
 
-/// Somebody outside: no name or address of a service means anything to them.
-fn stranger(mesh: Mesh<'_>, ip: IpAddr, destination: SocketAddr) -> Explanation {
-    let mut told = Explanation::default();
-    told.say("source", format!("{ip}, no workload of the mesh, so without an identity"));
-    let mut holders = mesh.snapshot.workloads().filter(|workload| workload.has_ip(destination.ip()));
-    let Some(workload) = holders.next() else {
-        told.say("destination", format!("{destination} is no workload's address; the mesh takes no part"));
-        return told;
-    };
-    told.say("destination", format!("{destination} is {}", workload.uid));
-    told.destination = Some(workload.uid.clone());
-    told.say("path", "plaintext".to_owned());
-    told.mutual_tls = Some(false);
-    if !inbound::is_served(workload) {
-        told.say("destination's node", "no proxy of the mesh decides there".to_owned());
-        return told;
-    }
-    inbound::explain(mesh, told, workload, None, SocketAddr::new(ip, 0), destination)
+/// Why no proxy takes the connections of this workload, if none does.
+fn why_not_taken(mesh: Mesh<'_>, client: &Workload) -> Option<String> {
+    inbound::why_not_served(client).or_else(|| mesh.neighbourhood?.why_not_taken(client))
 }
 
 impl Explanation {

@@ -14,20 +14,22 @@ use crate::{
 
 /// Whether a proxy of the mesh stands before it.
 pub(super) fn is_served(workload: &Workload) -> bool {
-    workload.protocol == Protocol::Hbone && workload.network_mode == NetworkMode::Standard
+    why_not_served(workload).is_none()
+}
+
+pub(super) fn why_not_served(workload: &Workload) -> Option<String> {
+    match (workload.protocol, workload.network_mode) {
+        (Protocol::Tcp, _) => Some("it is not enrolled (protocol TCP)".to_owned()),
+        (_, NetworkMode::HostNetwork) => Some("it shares its node's network".to_owned()),
+        (Protocol::Hbone, NetworkMode::Standard) => None,
+    }
 }
 
 pub(super) fn why_in_clear(snapshot: &Snapshot, destination: &Workload, target: SocketAddr) -> String {
-    if destination.protocol == Protocol::Tcp {
-        return "it is not enrolled (protocol TCP)".to_owned();
-    }
-    if destination.network_mode == NetworkMode::HostNetwork {
-        return "it shares its node's network".to_owned();
-    }
-    format!(
-        "mutual TLS is disabled by the {}",
-        level(&mtls(snapshot, destination, target.port(), None).level)
-    )
+    why_not_served(destination).unwrap_or_else(|| {
+        let ruling = mtls(snapshot, destination, target.port(), None);
+        format!("mutual TLS is disabled by the {}", level(&ruling.level))
+    })
 }
 
 pub(super) fn explain(

@@ -5,8 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{Source, workload_at};
-use crate::{Network, Snapshot, Workload, resolve::target_ports, service::Service};
+use super::{MAX_ENDPOINTS, Source, workload_at};
+use crate::{Network, Snapshot, Workload, resolve::target_ports, service::Service, workload::NetworkMode};
 
 /// Where a name leads: to several addresses if a service has none of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,20 +29,33 @@ pub enum NotFound {
     Port(String, String),
     #[error("`{0}` has no address")]
     Address(String),
-    #[error("`{0}` has no endpoint")]
+    #[error("`{0}` has no endpoint that is well and within reach")]
     Endpoint(String),
+    #[error("`{0}` is the address of several workloads: name one of {1}")]
+    Several(String, String),
 }
 
 pub fn find_source(snapshot: &Snapshot, text: &str) -> Result<Source, NotFound> {
     if let Ok(ip) = text.parse::<IpAddr>() {
-        let ip = ip.to_canonical();
-        let mut holders = snapshot.workloads().filter(|workload| workload.has_ip(ip));
-        return Ok(holders
-            .next()
-            .map_or(Source::Stranger(ip), |workload| Source::Workload(Arc::clone(workload))));
+        return source_at(snapshot, text, ip.to_canonical());
     }
     let found = workload_named(snapshot, text).ok_or_else(|| NotFound::Source(text.to_owned()))?;
     Ok(Source::Workload(Arc::clone(found)))
+}
+
+/// Those that share their node's address are nobody in particular; pods of several networks may have one address.
+fn source_at(snapshot: &Snapshot, text: &str, ip: IpAddr) -> Result<Source, NotFound> {
+    let own =
+        |workload: &&Arc<Workload>| workload.network_mode != NetworkMode::HostNetwork && workload.has_ip(ip);
+    let holders: Vec<_> = snapshot.workloads().filter(own).take(MAX_ENDPOINTS).collect();
+    match holders[..] {
+        [] => Ok(Source::Stranger(ip)),
+        [one] => Ok(Source::Workload(Arc::clone(one))),
+        _ => {
+            let uids: Vec<_> = holders.iter().map(|workload| workload.uid.as_str()).collect();
+            Err(NotFound::Several(text.to_owned(), uids.join(", ")))
+        }
+    }
 }
 
 pub fn find_destination(snapshot: &Snapshot, source: &Source, text: &str) -> Result<Destination, NotFound> {
@@ -53,21 +66,25 @@ pub fn find_destination(snapshot: &Snapshot, source: &Source, text: &str) -> Res
         Some((name, port)) if port.parse::<u16>().is_ok() => (name, port.parse().ok()),
         _ => (text, None),
     };
+    // In which network a stranger is, nobody knows.
     let (network, namespace) = match source {
-        Source::Workload(workload) => (workload.network.clone(), &*workload.namespace),
-        Source::Stranger(_) => (Network::default(), ""),
+        Source::Workload(workload) => (Some(&workload.network), &*workload.namespace),
+        Source::Stranger(_) => (None, ""),
     };
-    let from_ip = |ip: IpAddr| workload_at(snapshot, &network, ip.to_canonical()).map(Arc::clone);
     if let Ok(ip) = name.parse::<IpAddr>() {
-        let ports = from_ip(ip).map(|workload| served_ports(snapshot, &workload)).unwrap_or_default();
+        let holder = match network {
+            Some(network) => workload_at(snapshot, network, ip.to_canonical()),
+            None => snapshot.workloads().find(|workload| workload.has_ip(ip.to_canonical())),
+        };
+        let ports = holder.map(|workload| served_ports(snapshot, workload)).unwrap_or_default();
         return at(text, vec![ip], port, &ports);
     }
     if let Some(service) = service_named(snapshot, name, namespace) {
         let ports: Vec<u16> = service.ports.keys().copied().collect();
-        let own = service.vips.iter().filter(|vip| vip.network == network);
+        let own = service.vips.iter().filter(|vip| network.is_none_or(|network| vip.network == *network));
         let vips: Vec<IpAddr> = own.map(|vip| vip.block().addr()).take(1).collect();
         return if vips.is_empty() {
-            headless(snapshot, text, service, port, &ports)
+            headless(snapshot, text, network, service, port, &ports)
         } else {
             at(text, vips, port, &ports)
         };
@@ -85,19 +102,24 @@ fn at(text: &str, ips: Vec<IpAddr>, port: Option<u16>, ports: &[u16]) -> Result<
     Ok(Destination { addresses: ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect() })
 }
 
-/// DNS answers with the endpoints' own addresses.
+/// DNS answers with the own addresses of those endpoints that are well and in the client's network.
 fn headless(
     snapshot: &Snapshot,
     text: &str,
+    network: Option<&Network>,
     service: &Service,
     port: Option<u16>,
     ports: &[u16],
 ) -> Result<Destination, NotFound> {
     let port = the_port(text, port, ports)?;
     let key = service.key();
-    let ips =
-        snapshot.endpoints(&key).filter_map(|endpoint| endpoint.workload_ips.first().copied()).collect();
-    at(text, ips, Some(port), ports)
+    let is_near = |endpoint: &&Arc<Workload>| network.is_none_or(|network| endpoint.network == *network);
+    let near = snapshot.endpoints(&key).filter(is_near);
+    let well = near.filter(|endpoint| service.wants(endpoint));
+    let ips: Vec<_> = well
+        .filter_map(|endpoint| endpoint.workload_ips.iter().copied().find(|&ip| service.admits(ip)))
+        .collect();
+    if ips.is_empty() { Err(NotFound::Endpoint(text.to_owned())) } else { at(text, ips, Some(port), ports) }
 }
 
 fn the_port(text: &str, given: Option<u16>, known: &[u16]) -> Result<u16, NotFound> {

@@ -40,6 +40,13 @@ pub(super) fn way(asked: Option<&Neighbourhood>, client: &Workload, route: &Tunn
 }
 
 impl Neighbourhood {
+    /// Why nothing of what `client` sends comes to this daemon, if it is of its node.
+    pub(super) fn why_not_taken(&self, client: &Workload) -> Option<String> {
+        let is_ours = !self.node.is_empty() && self.node == *client.node;
+        (is_ours && !self.pods.contains_key(&client.uid))
+            .then(|| "it is on this node and not enrolled here".to_owned())
+    }
+
     fn way(&self, client: &Workload, route: &TunnelRoute, beside_by_state: bool) -> Option<Way> {
         let (destination, ip) = (&route.destination.uid, route.authority.ip());
         let is_beside = self.pods.get(destination).is_some_and(|ips| ips.contains(&ip));

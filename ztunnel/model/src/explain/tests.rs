@@ -1,7 +1,11 @@
 //! That an explanation says what is decided, and why.
 
 use super::*;
-use crate::{Settings, service::Service, workload::Protocol};
+use crate::{
+    Settings,
+    service::{IpFamilies, Service},
+    workload::{Health, NetworkMode, Protocol},
+};
 
 fn workload(name: &str, ip: &str) -> Workload {
     let identity = format!("spiffe://td/ns/a/sa/{name}").parse().unwrap();
@@ -72,6 +76,84 @@ fn a_stranger_has_no_identity_and_is_refused_where_one_is_needed() {
     assert!(told[0].is_allowed() && says(&told[0], "decision", "no policy forbids it"));
     enforce(&mut snapshot, ONLY_CLIENT);
     assert_eq!(ask(&snapshot, "192.0.2.1", "10.0.0.2:8080")[0].refused, Some("not_allowed"));
+}
+
+/// Would break if a gate before a deployment took for proven whose connections no proxy takes, or a service's address for
+/// nobody's.
+#[test]
+fn who_is_not_served_proves_nothing_whatever_address_it_asks_for() {
+    let mut snapshot = mesh();
+    enforce(&mut snapshot, ONLY_CLIENT);
+    let mut legacy = workload("client", "10.0.0.7");
+    legacy.uid = WorkloadUid::new("K//Pod/a/legacy");
+    legacy.name = "legacy".into();
+    legacy.protocol = Protocol::Tcp;
+    snapshot.insert_workload(legacy.clone());
+    for (name, ip) in [("host-1", "10.0.0.100"), ("host-2", "10.0.0.100")] {
+        let mut host = workload(name, ip);
+        host.network_mode = NetworkMode::HostNetwork;
+        snapshot.insert_workload(host);
+    }
+    for source in ["a/legacy", "10.0.0.7", "a/host-1", "10.0.0.100", "192.0.2.1"] {
+        for (destination, ends) in [("10.0.0.2:8080", 1), ("a/web-1:8080", 1), ("web.a.svc", 2)] {
+            let told = ask(&snapshot, source, destination);
+            assert_eq!(told.len(), ends, "{source} {destination}: {told:?}");
+            for told in told {
+                assert_eq!(told.refused, Some("not_allowed"), "{source} {destination}: {told:?}");
+                assert_eq!(told.mutual_tls, Some(false), "{source} {destination}: {told:?}");
+            }
+        }
+    }
+    let told = ask(&snapshot, "a/legacy", "a/web-1:8080").pop().unwrap();
+    assert!(says(&told, "source", "without an identity: it is not enrolled"), "{told:?}");
+    assert!(ask(&snapshot, "a/legacy", "198.51.100.1:443")[0].is_allowed());
+
+    let here = Neighbourhood { node: "n1".to_owned(), tunnel: None, pods: BTreeMap::new() };
+    let mut client = workload("client", "10.0.0.1");
+    client.node = "n1".into();
+    snapshot.insert_workload(client);
+    let mesh = Mesh { snapshot: &snapshot, pods: &BTreeMap::new(), neighbourhood: Some(&here) };
+    let told = explain_named(mesh, "a/client", "a/web-1").unwrap();
+    assert_eq!(told[0].refused, Some("not_allowed"), "this daemon has not enrolled it: {told:?}");
+}
+
+/// Would break if an address of two networks' pods were explained as the first one's.
+#[test]
+fn whose_address_is_anothers_too_must_be_named() {
+    let mut snapshot = mesh();
+    let mut far = workload("far", "10.0.0.1");
+    far.network = Network::from(Arc::from("far"));
+    snapshot.insert_workload(far);
+    let found = find_source(&snapshot, "10.0.0.1");
+    assert!(matches!(&found, Err(NotFound::Several(_, uids)) if uids.contains("a/far")), "{found:?}");
+    assert_eq!(ask(&snapshot, "192.0.2.1", "10.0.0.1:80").len(), 2, "a stranger may mean either");
+}
+
+/// As DNS answers, or an explanation would be of a connection that nobody makes.
+#[test]
+fn of_a_service_without_an_address_those_are_explained_that_dns_names() {
+    let mut snapshot = mesh();
+    let mut headless = Service::new("a", "db.a.svc");
+    headless.ports = [(5432, 5432)].into();
+    headless.ip_families = Some(IpFamilies::IPv4);
+    snapshot.insert_service(headless);
+    for (name, ips) in [("db-1", ["fd00::5", "10.0.0.5"]), ("db-2", ["fd00::6", "10.0.0.6"])] {
+        let mut db = workload(name, ips[0]);
+        db.workload_ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        db.services = [("a/db.a.svc".parse().unwrap(), [].into())].into();
+        snapshot.insert_workload(db);
+    }
+    let mut sick = (**snapshot.workload(&WorkloadUid::new("K//Pod/a/db-2")).unwrap()).clone();
+    sick.status = Health::Unhealthy;
+    snapshot.insert_workload(sick.clone());
+    let mut far = sick;
+    far.uid = WorkloadUid::new("far//Pod/a/db-3");
+    (far.network, far.status) = (Network::from(Arc::from("far")), Health::Healthy);
+    snapshot.insert_workload(far);
+    let told = ask(&snapshot, "a/client", "db.a.svc");
+    let ends: Vec<_> = told.iter().map(|told| told.destination.as_ref().unwrap().as_str()).collect();
+    assert_eq!(ends, ["K//Pod/a/db-1"]);
+    assert!(says(&told[0], "destination", "10.0.0.5:5432"), "{told:?}");
 }
 
 #[test]
