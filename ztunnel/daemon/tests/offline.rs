@@ -114,6 +114,8 @@ fn an_explanation_exits_by_its_decision() {
     let (status, said) = ask("default/client", "default/server:81");
     assert_eq!(status, 1, "{said}");
     assert!(said.contains("refused: not_allowed"), "{said}");
+    let (status, said) = ask("192.0.2.1", "web.default.svc.cluster.local:80");
+    assert_eq!(status, 1, "a stranger is led to the same pods: {said}");
     let (status, said) = ask("default/nobody", "default/server:81");
     assert_eq!(status, 2, "{said}");
     assert!(said.contains("`default/nobody` is no workload"), "{said}");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use model::{ClientAddr, DirectRoute, OriginalDst, Permit, SvidSource, TunnelRoute};
-use telemetry::{ByteCounters, Ledger, Outcome, Path, Proof};
+use telemetry::{ByteCounters, Ledger, Outcome, Path, Proof, TraceId};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use crate::{
@@ -61,20 +61,31 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     }
 
     /// The source's part. `ledger` is its own; the neighbour opens another.
-    pub(crate) async fn enter(&self, direct: Direct, ledger: &mut Ledger) -> Result<Entered, Failure> {
+    pub(crate) async fn enter(
+        &self,
+        direct: Direct,
+        trace: TraceId,
+        ledger: &mut Ledger,
+    ) -> Result<Entered, Failure> {
         let Direct { permit, neighbour, client } = direct;
         let DirectRoute { source: peer, target, destination } = permit.into_route();
         let (own, proof) = (destination.identity.clone(), Proof::Enrolment);
         ledger.set_path(Path::Direct { target });
         ledger.set_identities(peer.clone(), own.clone(), proof);
-        neighbour.receive(Guest { client, arrived_at: OriginalDst(target), peer, own, proof }).await
+        let guest = Guest { client, arrived_at: OriginalDst(target), peer, own, proof };
+        neighbour.receive(guest, trace).await
     }
 
     /// The destination's part.
-    pub(crate) async fn let_neighbour_in(self: Arc<Self>, guest: Guest) -> Result<Entered, Failure> {
+    pub(crate) async fn let_neighbour_in(
+        self: Arc<Self>,
+        guest: Guest,
+        trace: TraceId,
+    ) -> Result<Entered, Failure> {
         // Held before the cut is looked at: who cuts the pod then waits for us.
         let (awaited, cut) = (self.tasks.token(), self.stop.cut.clone());
         let mut ledger = self.open_ledger(&guest);
+        ledger.set_trace(trace);
         let connected = cut.run_until_cancelled(self.connect_neighbour(guest, &mut ledger)).await;
         match connected {
             Some(Ok((application, own, share, place))) => {

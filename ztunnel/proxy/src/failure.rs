@@ -107,9 +107,8 @@ fn is_of_peer(error: &DialError) -> bool {
         DialError::Connect(error) => is_of_network(error),
         DialError::Deadline(phase) => *phase != Phase::Svid,
         DialError::Refused(status) => *status == StatusCode::SERVICE_UNAVAILABLE,
-        DialError::Tls(_) | DialError::PeerIdentity { .. } | DialError::Reset(_) | DialError::Http2(_) => {
-            true
-        }
+        DialError::Tls(error) => !error.is_of_own_certificate(),
+        DialError::PeerIdentity { .. } | DialError::Reset(_) | DialError::Http2(_) => true,
         DialError::Svid(_)
         | DialError::Certificate(_)
         | DialError::BadHeader

@@ -4,6 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, pin::Pin, sync::Arc};
 
 use model::{ClientAddr, SvidSource, TunnelRoute, WorkloadUid};
 use parking_lot::RwLock;
+use telemetry::TraceId;
 
 use crate::{PodSockets, direct::Entered, failure::Failure, inbound::Guest, serve::Pod};
 
@@ -14,7 +15,7 @@ pub(crate) trait Neighbour: Send + Sync {
     /// Whether the route's end is this pod as it is enrolled now: not as somebody says that it is, and not while it leaves.
     fn is_end_of(&self, route: &TunnelRoute) -> bool;
 
-    fn receive(self: Arc<Self>, guest: Guest) -> Receiving;
+    fn receive(self: Arc<Self>, guest: Guest, trace: TraceId) -> Receiving;
 }
 
 type Receiving = Pin<Box<dyn Future<Output = Result<Entered, Failure>> + Send>>;
@@ -61,8 +62,8 @@ impl<S: SvidSource, P: PodSockets> Neighbour for Pod<S, P> {
         !self.stop.drain.is_cancelled() && self.sockets.address(ip) == Some(ip)
     }
 
-    fn receive(self: Arc<Self>, guest: Guest) -> Receiving {
-        Box::pin(self.let_neighbour_in(guest))
+    fn receive(self: Arc<Self>, guest: Guest, trace: TraceId) -> Receiving {
+        Box::pin(self.let_neighbour_in(guest, trace))
     }
 }
 

@@ -60,10 +60,7 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             Upstream::Tunnel(stream) => {
                 Box::pin(through_tunnel(application, *stream, End::Source, counters)).await
             }
-            Upstream::Socket(leg) => {
-                Box::pin(between_sockets(application, *leg, &[counters], &self.proxy.pipes)).await
-            }
-            Upstream::Outside(leg, mut place) => {
+            Upstream::Plaintext(leg, mut place) => {
                 let counters = [counters];
                 let carrying = Box::pin(between_sockets(application, *leg, &counters, &self.proxy.pipes));
                 tokio::select! {

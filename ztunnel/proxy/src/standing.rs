@@ -1,12 +1,13 @@
-//! The connections of one pod that stand: those let in, and those out to somebody whom the mesh does not know. When the mesh
+//! The connections of one pod that stand: those let in, and those out past the mesh. When the mesh
 //! state changes, each is asked again whether it would be allowed; if not, it ends with that refusal.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use model::{
-    ApplicationRoute, ClientAddr, Permit, Refusal, Snapshot, SpiffeId, Workload,
+    ApplicationRoute, ClientAddr, Permit, Refusal, Snapshot, SpiffeId, Workload, WorkloadUid,
     authorize::{InboundFacts, MtlsMode, authorize_inbound, authorize_outsider},
     proxy_protocol::Header,
+    service::ServiceKey,
 };
 use parking_lot::Mutex;
 use telemetry::Judgement;
@@ -72,15 +73,24 @@ impl Ground for Claim {
     }
 }
 
-/// What a connection to somebody whom the mesh does not know is let out on.
+/// What a connection past the mesh is let out on.
 #[derive(Debug)]
 pub(crate) struct Leave {
     pub(crate) source: Arc<Workload>,
     pub(crate) target: SocketAddr,
+    /// Whom the mesh knew it to lead to.
+    pub(crate) destination: Option<WorkloadUid>,
+    pub(crate) service: Option<ServiceKey>,
 }
 
 impl Ground for Leave {
     fn holds(&self, snapshot: &Snapshot, _: Option<MtlsMode>) -> Result<(), Refusal> {
+        let Self { destination, service, .. } = self;
+        let is_known = destination.as_ref().is_some_and(|uid| snapshot.workload(uid).is_some())
+            || service.as_ref().is_some_and(|key| snapshot.service(key).is_some());
+        if is_known {
+            return Ok(());
+        }
         let source = snapshot.workload(&self.source.uid).unwrap_or(&self.source);
         authorize_outsider(snapshot, source, self.target)
     }

@@ -3,10 +3,7 @@
 //! No byte of the application is sent before the far side has said that it stands. So if an endpoint fails before, nothing
 //! was delivered, and another endpoint of the service is tried before the application hears of it.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use model::{
     ClientAddr, OriginalDst, PassthroughRoute, Permit, Refusal, Role, Snapshot, SpiffeId, SvidSource,
@@ -16,11 +13,11 @@ use model::{
     service::Service,
 };
 use telemetry::{
-    Ledger, Path, Proof, TunnelEnds,
+    Ledger, Path, Proof, TraceId, TunnelEnds,
     metrics::{connect_retried, endpoint_set_aside},
 };
 use tokio::time::{Instant, timeout_at};
-use tunnel::{ConnectFn, Connected, DialError, TunnelStream};
+use tunnel::{ConnectFn, Connected, DialError, Phase, TunnelStream};
 
 use crate::{
     PodSockets,
@@ -39,9 +36,8 @@ const ADDRESSES_OF_A_NAME: u32 = 3;
 
 pub(crate) enum Upstream {
     Tunnel(Box<TunnelStream>),
-    Socket(Box<Leg>),
-    /// To somebody whom the mesh does not know, for as long as that is allowed.
-    Outside(Box<Leg>, Place<Leave>),
+    /// Past the mesh, for as long as that is allowed.
+    Plaintext(Box<Leg>, Place<Leave>),
     Neighbour(Box<Entered>),
 }
 
@@ -113,10 +109,14 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             if let Some(last) = last.take_if(|_| is_to_outsider(&way)) {
                 return Err(last);
             }
+            let is_to_tunnel = matches!(way, Way::Route(Route::Tunnel(_)));
             let others = pick.as_ref().is_some_and(|pick| pick.alternatives);
-            let until = turns.next(Instant::now(), others).ok_or(Failure::Deadline)?;
+            // Without a certificate nobody can be reached, and nobody else is to blame for the wait.
+            let own_fault = || is_to_tunnel && !self.proxy.tunnel.has_svid(&outset.source.identity);
+            let may_turn = others && !own_fault();
+            let until = turns.next(Instant::now(), may_turn).ok_or(Failure::Deadline)?;
             let attempt = Box::pin(self.attempt(&outset, way, until, ledger));
-            let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(Failure::Deadline.into()));
+            let result = timeout_at(until, attempt).await.unwrap_or_else(|_| Err(late(own_fault()).into()));
             let Some(pick) = pick else { return result };
             let stumble = match result {
                 Ok(upstream) => {
@@ -233,11 +233,16 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         ledger: &mut Ledger,
     ) -> Result<Upstream, Stumble> {
         record_route(ledger, &route);
+        // The same in all attempts.
+        let trace = ledger.trace().unwrap_or_else(new_trace);
         match authorize_outbound(outset.snapshot, outset.source, route)? {
-            OutboundPermit::Tunnel(permit) => match self.shorten(permit, outset.client) {
-                Ok(direct) => Ok(Upstream::Neighbour(Box::new(self.enter(direct, ledger).await?))),
-                Err(permit) => self.dial(outset, permit, ledger).await,
-            },
+            OutboundPermit::Tunnel(permit) => {
+                ledger.set_trace(trace);
+                match self.shorten(permit, outset.client) {
+                    Ok(direct) => Ok(Upstream::Neighbour(Box::new(self.enter(direct, trace, ledger).await?))),
+                    Err(permit) => self.dial(outset, permit, trace, ledger).await,
+                }
+            }
             OutboundPermit::Passthrough(permit) => Ok(self.pass_through(permit, outset.source).await?),
         }
     }
@@ -246,12 +251,10 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         &self,
         outset: &Outset<'_>,
         permit: Permit<TunnelRoute>,
+        trace: TraceId,
         ledger: &mut Ledger,
     ) -> Result<Upstream, Stumble> {
         let route = permit.route();
-        // The same in all attempts.
-        let trace = ledger.trace().unwrap_or_else(new_trace);
-        ledger.set_trace(trace);
         let headers = connect_headers(outset.source, outset.client, route.service.as_deref(), trace);
         let own = route.source.clone();
         let only_expected = sole(&route.expected);
@@ -300,10 +303,12 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
     ) -> Result<Upstream, Failure> {
         let seat = self.room.take().ok_or(Failure::Crowded)?;
         let PassthroughRoute { target, destination, service, .. } = permit.into_route();
-        let place = match (&destination, &service) {
-            (None, None) => Some(self.leave(source, target)?),
-            _ => None,
-        };
+        let place = self.leave(Leave {
+            source: Arc::clone(source),
+            target,
+            destination: destination.as_ref().map(|destination| destination.uid.clone()),
+            service: service.as_ref().map(|service| service.key()),
+        })?;
         let connected = match destination {
             // Through its service a pod has reached itself: it must not be captured a second time.
             Some(destination) if destination.uid == source.uid => {
@@ -312,16 +317,12 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             _ => self.sockets.connect(target).await,
         };
         let stream = connected.map_err(|source| Failure::Connect { target, source })?;
-        let leg = Box::new(Leg::new(stream, seat)?);
-        Ok(match place {
-            Some(place) => Upstream::Outside(leg, place),
-            None => Upstream::Socket(leg),
-        })
+        Ok(Upstream::Plaintext(Box::new(Leg::new(stream, seat)?), place))
     }
 
     /// Judged once more after it is entered, so that no change of the state falls between the two.
-    fn leave(&self, source: &Arc<Workload>, target: SocketAddr) -> Result<Place<Leave>, Refusal> {
-        let place = self.outside.enter(Leave { source: Arc::clone(source), target });
+    fn leave(&self, leave: Leave) -> Result<Place<Leave>, Refusal> {
+        let place = self.outside.enter(leave);
         place.check(&self.snapshot())?;
         Ok(place)
     }
@@ -347,6 +348,11 @@ fn refuse_loop(
         return Err(Failure::Loop(destination));
     }
     Ok(())
+}
+
+/// What took too long: our own certificate, or the endpoint.
+fn late(own_fault: bool) -> Failure {
+    if own_fault { DialError::Deadline(Phase::Svid).into() } else { Failure::Deadline }
 }
 
 fn is_to_outsider(way: &Way) -> bool {

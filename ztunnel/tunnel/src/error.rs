@@ -58,6 +58,20 @@ pub enum TlsFailure {
     Protocol(rustls::Error),
 }
 
+impl TlsFailure {
+    /// Whether every peer would say the same: it is our certificate that is wrong, not this peer.
+    pub fn is_of_own_certificate(&self) -> bool {
+        use AlertDescription::{BadCertificate, CertificateExpired, CertificateRevoked};
+        match self {
+            Self::OwnRevoked => true,
+            Self::PeerAlert(alert) => {
+                matches!(*alert, BadCertificate | CertificateExpired | CertificateRevoked)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Why an accepted connection did not become a [`crate::Session`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TerminateError {

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use model::{Permit, Revoked, SpiffeId, Svid, SvidSource, TunnelRoute, WorkloadUid};
 use rustls::CommonState;
 use rustls_pki_types::ServerName;
@@ -113,6 +113,12 @@ impl<S: SvidSource> Tunnel<S> {
     /// The bytes that may be held for pods outside of tunnels.
     pub fn plaintext_budget(&self) -> Budget {
         self.0.budgets.plaintext.clone()
+    }
+
+    /// Whether a certificate of `identity` is at hand, so that nobody waits for one. If not, it is asked for.
+    pub fn has_svid(&self, identity: &SpiffeId) -> bool {
+        let at_once = self.0.svids.svid(identity).now_or_never();
+        at_once.is_some_and(|answer| answer.is_ok())
     }
 
     /// From now on these certificates prove nothing, in either direction. Connections that stand on one of them end.

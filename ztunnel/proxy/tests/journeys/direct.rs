@@ -64,13 +64,17 @@ async fn both_pods_report_it_and_neither_claims_mutual_tls() {
         assert_eq!(connection.destination.identity.unwrap().to_string(), identity("s1"));
     }
     drop((client, server));
+    let mut traces = std::collections::BTreeSet::new();
     for (direction, bytes) in
         [("outbound", "bytes_sent=5 bytes_recv=8"), ("inbound", "bytes_sent=8 bytes_recv=5")]
     {
         let line = observed.line(&[&format!(r#"direction="{direction}""#), r#"path="direct""#, bytes]).await;
         assert!(line.contains(&identity("c1")) && line.contains(&identity("s1")), "{line}");
         assert!(line.contains(r#"dst.addr=10.0.2.10:8080"#) && !line.contains("hbone_addr"), "{line}");
+        let (_, trace) = line.split_once("trace_id=").expect(&line);
+        traces.insert(trace.split(' ').next().map(str::to_owned));
     }
+    assert_eq!(traces.len(), 1, "the two lines are of one connection: {traces:?}");
     for reporter in [r#"reporter="source""#, r#"reporter="destination""#] {
         let principals = [("source", "c1"), ("destination", "s1")]
             .map(|(end, name)| format!(r#"{end}_principal="{}""#, identity(name)));

@@ -74,6 +74,34 @@ async fn an_endpoint_that_refuses_is_replaced_before_the_application_hears_of_it
     assert_eq!(observed.metric("istio_tcp_connections_opened_total", &labels), 0);
 }
 
+/// Would break if the endpoints were blamed and set aside for a certificate that this node waits for, or if the wait were cut
+/// to the share of one attempt.
+#[tokio::test]
+async fn a_wait_for_our_own_certificate_is_no_endpoints_fault() {
+    let observed = Observed::start();
+    let mut options = Options::default();
+    options.settings.connect_deadline = Duration::from_millis(900);
+    options.settings.outliers.failures = 1;
+    let mesh = Mesh::with(options).await;
+    insert(&mesh, web_endpoint("gone", Some(OTHER), Protocol::Hbone));
+    mesh.authority.withhold(&identity("c1").parse().unwrap());
+    assert_eq!(who_answers(&mesh).await, Err(ErrorKind::ConnectionReset));
+    observed.line(&["ERROR", r#"reason="svid_deadline""#]).await;
+    assert_eq!((observed.metric(RETRIES, &[]), observed.metric(SET_ASIDE, &[])), (0, 0));
+
+    let mut snapshot = (*mesh.snapshot.load()).clone();
+    snapshot.remove_workload(&uid("gone"));
+    mesh.snapshot.publish(snapshot);
+    insert(&mesh, web_endpoint("twin", Some(S1), Protocol::Hbone));
+    tokio::spawn(serve(mesh.net.listen(at(S1, 8080)).await, 1));
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        mesh.authority.release();
+    };
+    let (answer, ()) = tokio::join!(who_answers(&mesh), late);
+    assert_eq!(answer, Ok(1), "a certificate that comes within the deadline is in time");
+}
+
 /// Who hangs must not use up the time that another endpoint would need.
 #[tokio::test]
 async fn an_endpoint_that_hangs_is_given_up_in_time_for_another() {

@@ -15,11 +15,14 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
 
 pub(crate) struct TestAuthority {
     issuer: Issuer<'static, KeyPair>,
     trust: Arc<Trust>,
     issued: Mutex<HashMap<SpiffeId, Arc<Svid>>>,
+    /// Whose certificates are not there yet.
+    withheld: watch::Sender<Option<SpiffeId>>,
 }
 
 impl TestAuthority {
@@ -35,7 +38,17 @@ impl TestAuthority {
             issuer: Issuer::new(params, key),
             trust: Arc::new(Trust::alone(bundle)),
             issued: Mutex::default(),
+            withheld: watch::Sender::default(),
         }
+    }
+
+    /// Nothing is issued to this identity until [`TestAuthority::release`].
+    pub(crate) fn withhold(&self, identity: &SpiffeId) {
+        self.withheld.send_replace(Some(identity.clone()));
+    }
+
+    pub(crate) fn release(&self) {
+        self.withheld.send_replace(None);
     }
 
     fn issue(&self, identity: &SpiffeId) -> Svid {
@@ -60,6 +73,8 @@ impl TestAuthority {
 
 impl SvidSource for TestAuthority {
     async fn svid(&self, identity: &SpiffeId) -> Result<Arc<Svid>, SvidError> {
+        let is_given = |withheld: &Option<SpiffeId>| withheld.as_ref() != Some(identity);
+        self.withheld.subscribe().wait_for(is_given).await.unwrap();
         let mut issued = self.issued.lock().unwrap();
         Ok(Arc::clone(issued.entry(identity.clone()).or_insert_with(|| Arc::new(self.issue(identity)))))
     }

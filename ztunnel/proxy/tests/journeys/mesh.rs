@@ -215,6 +215,7 @@ pub(crate) struct Node {
 pub(crate) struct Mesh {
     pub(crate) net: Arc<Net>,
     pub(crate) snapshot: Arc<SharedSnapshot>,
+    pub(crate) authority: Arc<TestAuthority>,
     pub(crate) c1: Node,
     pub(crate) s1: Node,
 }
@@ -265,7 +266,7 @@ impl Mesh {
         let second = if options.one_node { first.clone() } else { daemon() };
         let c1 = Node::start("c1", C1, &net, first, &options).await;
         let s1 = Node::start("s1", S1, &net, second, &options).await;
-        Self { net, snapshot, c1, s1 }
+        Self { net, snapshot, authority, c1, s1 }
     }
 
     /// The application in `c1` connects.

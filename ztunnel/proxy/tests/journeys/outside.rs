@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    mesh::{C1, Mesh, OUTSIDE, Options, S1, at, ip},
+    mesh::{C1, Mesh, OUTSIDE, Options, S1, at, identity, ip, uid},
     observed::Observed,
 };
-use model::authorize::MtlsMode;
+use model::{Settings, Workload, authorize::MtlsMode, settings::Egress, workload::Protocol};
 
 #[tokio::test]
 async fn an_unknown_destination_is_passed_through_as_the_pod() {
@@ -133,4 +133,26 @@ async fn our_own_connection_that_comes_back_is_refused() {
     let error = client.read(&mut [0; 8]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     observed.line(&[r#"reason="loop""#]).await;
+}
+
+/// Otherwise what was taken out of the registry stays reachable for whoever was connected.
+#[tokio::test]
+async fn who_leaves_the_registry_is_left_where_only_the_registry_is_open() {
+    let observed = Observed::start();
+    let mesh = Mesh::new().await;
+    let mut partner =
+        Workload::new(uid("partner"), "partner", identity("partner").parse().unwrap(), vec![ip(OUTSIDE)]);
+    partner.protocol = Protocol::Tcp;
+    mesh.change(|snapshot| snapshot.insert_workload(partner));
+    mesh.set(Settings { egress: Egress::RegistryOnly, ..Settings::default() });
+    let listener = mesh.net.listen(at(OUTSIDE, 80)).await;
+    let mut client = mesh.connect(at(OUTSIDE, 80)).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    mesh.change(|snapshot| snapshot.set_trust_domains(Default::default()));
+    server.write_all(b"in").await.unwrap();
+    client.read_exact(&mut [0; 2]).await.unwrap();
+    mesh.change(|snapshot| snapshot.remove_workload(&uid("partner")));
+    let error = client.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    observed.line(&["ERROR", r#"reason="not_in_registry""#]).await;
 }
