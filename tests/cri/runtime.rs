@@ -1,7 +1,8 @@
-//! containerd for one node: its own directories, its own mounts, the node's network.
+//! containerd for one node: the node's network; process numbers, mounts and cgroups of its own; its own directories.
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -15,33 +16,47 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 use ztunnel_cri_tests::v1::{VersionRequest, runtime_service_client::RuntimeServiceClient};
 
+use crate::cgroups::Cgroups;
+
 pub(crate) const SANDBOX_IMAGE: &str = "ztunnel.test/workload:1";
+/// The file of the node's network.
+pub(crate) const NETWORK: &str = "10-mesh.conflist";
 /// Where Debian has the plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
 
-/// Ends with the test, and every mount of its with its mount namespace.
+/// Ends with the test, and every process and mount of its with it.
 pub(crate) struct Containerd {
     pub(crate) home: PathBuf,
     socket: PathBuf,
+    // In order of destruction: who is in the cgroups goes first.
     process: Process,
+    pub(crate) cgroups: Cgroups,
 }
 
 impl Containerd {
-    pub(crate) async fn start(node: &Node, home: &Path) -> Result<Self> {
-        let socket = home.join("run/containerd.sock");
-        for directory in ["cni", "run", "logs"] {
+    /// `made` are directories that the node has besides.
+    pub(crate) async fn start(node: &Node, home: &Path, made: &[&str]) -> Result<Self> {
+        let socket = home.join("containerd.sock");
+        for directory in ["net.d", "bin", "logs"] {
             fs::create_dir_all(home.join(directory))?;
         }
+        for plugin in fs::read_dir(CNI_PLUGINS).context("containernetworking-plugins are needed")?.flatten() {
+            symlink(plugin.path(), home.join("bin").join(plugin.file_name()))?;
+        }
         fs::write(home.join("config.toml"), config(home, &socket))?;
-        fs::write(home.join("cni/10-mesh.conflist"), network(node))?;
-        let mut command = Command::new("unshare");
-        // What it mounts is seen by nobody else; /run is its own, as are the shims' sockets in it.
-        let script = "mount -t tmpfs tmpfs /run && exec containerd --config \"$0\" >\"$1\" 2>&1";
-        command
-            .args(["--mount", "--propagation", "private", "sh", "-c", script])
-            .args([home.join("config.toml"), home.join("logs/containerd.log")]);
-        let process = node.host.start(command).context("util-linux and containerd are needed")?;
-        let this = Self { home: home.to_owned(), socket, process };
+        fs::write(home.join("net.d").join(NETWORK), network(node))?;
+        let cgroups = Cgroups::create(&format!("node{}", node.number))?;
+        fs::write(home.join("inside.sh"), inside(home, &cgroups, made))?;
+        let mut command = Command::new("sh");
+        // The first process of a namespace of process numbers ends all others there.
+        let outside = format!(
+            "set -e\n{}exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc --cgroup sh {}",
+            cgroups.join(),
+            home.join("inside.sh").display()
+        );
+        command.args(["-c", &outside]);
+        let process = node.host.start(command).context("util-linux is needed")?;
+        let this = Self { home: home.to_owned(), socket, process, cgroups };
         this.client().await?;
         Ok(this)
     }
@@ -55,8 +70,32 @@ impl Containerd {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        let log = fs::read_to_string(self.home.join("logs/containerd.log")).unwrap_or_default();
-        anyhow::bail!("containerd does not answer; its log:\n{log}")
+        anyhow::bail!("containerd does not answer; its log:\n{}", self.log())
+    }
+
+    /// The root of the node's mounts, as this machine sees it.
+    pub(crate) fn inside(&self) -> PathBuf {
+        // The process itself is outside; the first of those inside is its child.
+        let id = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        format!("/proc/{}/root", children.split(' ').next().unwrap_or_default()).into()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.home.join("logs/containerd.log")).unwrap_or_default()
+    }
+
+    /// What this node's pods wrote, those of this name.
+    pub(crate) fn logs_of(&self, name: &str) -> String {
+        let mut files: Vec<_> = fs::read_dir(self.home.join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|file| file.path())
+            .collect();
+        files.retain(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)));
+        files.sort();
+        files.iter().filter_map(|path| fs::read_to_string(path).ok()).collect()
     }
 
     async fn connect(&self) -> Result<RuntimeServiceClient<Channel>> {
@@ -88,28 +127,20 @@ impl Containerd {
     }
 }
 
-impl Drop for Containerd {
-    /// Containers outlive containerd; these have no more reason to.
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let socket = self.socket.display().to_string();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-            if line.contains("containerd-shim") && line.contains(&socket) {
-                end_with_children(&entry.file_name().to_string_lossy());
-            }
-        }
-    }
+pub(crate) fn is_of_debian(plugin: &str) -> bool {
+    Path::new(CNI_PLUGINS).join(plugin).exists()
 }
 
-/// A shim's children are the first processes of its containers.
-fn end_with_children(shim: &str) {
-    let threads = fs::read_dir(format!("/proc/{shim}/task")).into_iter().flatten().flatten();
-    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let children: String = children.collect();
-    for id in children.split_whitespace().chain([shim]) {
-        let _ = Command::new("kill").args(["-9", id]).status();
-    }
+/// What it mounts is seen by nobody else but its containers, as where systemd has made the mounts.
+fn inside(home: &Path, cgroups: &Cgroups, made: &[&str]) -> String {
+    let made: String = made.iter().map(|directory| format!("mkdir -p {directory}\n")).collect();
+    let home = home.display();
+    format!(
+        "set -e\nexec >{home}/logs/containerd.log 2>&1\n\
+         mount --make-rshared /\nmount -t tmpfs tmpfs /run\nmount -t bpf bpf /sys/fs/bpf\n{}{made}\
+         exec containerd --config {home}/config.toml\n",
+        cgroups.mount()
+    )
 }
 
 /// restrict_oom_score_adj: who may not make the kernel spare a process must not ask for it.
@@ -118,7 +149,7 @@ fn config(home: &Path, socket: &Path) -> String {
     format!(
         r#"version = 2
 root = "{home}/root"
-state = "{home}/run/state"
+state = "/run/containerd"
 [grpc]
 address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -128,8 +159,8 @@ disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "native"
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{CNI_PLUGINS}"
-conf_dir = "{home}/cni"
+bin_dir = "{home}/bin"
+conf_dir = "{home}/net.d"
 "#
     )
 }

@@ -189,6 +189,10 @@ fn the_daemon_keeps_the_plugin_installed() {
     };
     let found = eventually("it is in the chain", entry);
     assert_eq!(found["socket"].as_str(), path("cni.sock").to_str());
+    // Else a node whose daemon is gone could never start the next one.
+    for never_waits in ["kube-system", "kube-public", "ztunnel-system"] {
+        assert!(found["exemptNamespaces"].as_array().unwrap().contains(&never_waits.into()), "{found}");
+    }
     for name in ["bin/ztunnel-cni", "net.d/ztunnel/enrolled-namespaces", "cni.sock"] {
         assert!(path(name).exists(), "{name}: the runtime runs the plugin from now on");
     }
@@ -206,4 +210,29 @@ fn the_daemon_keeps_the_plugin_installed() {
     assert_eq!(left, ["10-pods.conflist"]);
     assert_eq!(fs::read_dir(path("bin")).unwrap().count(), 0);
     assert!(!path("cni.sock").exists());
+}
+
+/// Catches: a plugin that is configured no longer and stays on the node, where every pod of the mesh waits for its answer.
+#[test]
+fn a_plugin_that_is_configured_no_longer_goes() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name);
+    for directory in ["net.d", "bin"] {
+        fs::create_dir(path(directory)).unwrap();
+    }
+    let entry = r#"{"type":"ztunnel-cni","socket":"/nowhere","enrolledNamespaces":"/nowhere/too"}"#;
+    let list = format!(r#"{{"cniVersion":"1.0.0","name":"pods","plugins":[{{"type":"bridge"}},{entry}]}}"#);
+    fs::write(path("net.d/10-pods.conflist"), list).unwrap();
+    fs::write(path("bin/ztunnel-cni"), "the plugin").unwrap();
+    let uninstall = json!({ "uninstall": {
+        "binaryDirectory": path("bin"), "configurationDirectory": path("net.d"),
+    }});
+    let mut mesh = MeshPlan::new(&["client"]).kubernetes().setting("cni", uninstall).build().unwrap();
+    let api = api_server(&mesh).unwrap();
+    api.put(namespace("default", Some("ambient"))).unwrap();
+    mesh.start_daemon(1).unwrap();
+    eventually("it is gone", || {
+        let list = fs::read_to_string(path("net.d/10-pods.conflist")).unwrap();
+        (!list.contains("ztunnel-cni") && !path("bin/ztunnel-cni").exists()).then_some(())
+    });
 }

@@ -1,12 +1,15 @@
 //! `cargo xtask image`: the container image, from the release programs.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use image::Processor;
+use image::{Archive, Processor};
 
-use crate::{release, workspace};
+use crate::{libraries::libraries, release, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -45,23 +48,48 @@ pub(crate) fn for_this_machine(binaries: Option<PathBuf>) -> Result<Image> {
     make(&Options { processor: Processor::of_this_machine(), binaries, output: None })
 }
 
+/// Of programs that are there, with the libraries that they need: for tests.
+pub(crate) fn with_libraries(built: &Path) -> Result<Image> {
+    let stripped = release::strip(built, &workspace::target().join("image/tests"), "")?;
+    let programs = programs(&stripped)?;
+    let mut needed = Vec::new();
+    for program in PROGRAMS {
+        needed.extend(libraries(&built.join(program))?);
+    }
+    needed.sort();
+    needed.dedup();
+    let read = |path: PathBuf| Ok((path.display().to_string(), fs::read(&path)?));
+    let needed = needed.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+    let (name, processor) = (name()?, Processor::of_this_machine());
+    let archive = image::image_with_libraries(&name, processor, &programs, &needed, &[ENTRYPOINT])?;
+    write(archive, name, workspace::target().join("image/tests.tar"))
+}
+
+fn programs(directory: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let read = |program| {
+        let path = directory.join(program);
+        Ok((program, fs::read(&path).with_context(|| format!("reading {}", path.display()))?))
+    };
+    PROGRAMS.into_iter().map(read).collect()
+}
+
 fn make(options: &Options) -> Result<Image> {
     let processor = options.processor;
     let binaries = match &options.binaries {
         Some(directory) => directory.clone(),
         None => release::build_static(processor)?,
     };
-    let mut programs = Vec::new();
-    for program in PROGRAMS {
-        let path = binaries.join(program);
-        programs.push((program, fs::read(&path).with_context(|| format!("reading {}", path.display()))?));
-    }
+    let programs = programs(&binaries)?;
     let name = name()?;
     let archive = image::image(&name, processor, &programs, &[ENTRYPOINT])
         .with_context(|| format!("of the programs in {}", binaries.display()))?;
     let output = options.output.clone().unwrap_or_else(|| {
         workspace::target().join("image").join(format!("ztunnel-{}.tar", processor.name()))
     });
+    write(archive, name, output)
+}
+
+fn write(archive: Archive, name: String, output: PathBuf) -> Result<Image> {
     if let Some(directory) = output.parent() {
         fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }

@@ -12,6 +12,7 @@ mod fuzz;
 mod image;
 mod kernel;
 mod kind;
+mod libraries;
 mod manifest;
 mod packages;
 mod release;

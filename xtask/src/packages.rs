@@ -1,6 +1,6 @@
 //! Packages of Debian and its kin. On other distributions nothing is installed, only named.
 
-use std::{fs, path::PathBuf, process::Command, sync::OnceLock};
+use std::{env, fs, path::PathBuf, process::Command, sync::OnceLock};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,6 +9,16 @@ use crate::{step, workspace};
 /// Installs those of `packages` that are not there. Quick when none is missing.
 pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() { Ok(()) } else { install_newest(&missing) }
+}
+
+/// Installs the packages of those programs that are nowhere on the path.
+pub(crate) fn ensure_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &str| env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    let mut missing: Vec<&str> =
+        programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
+    missing.dedup();
     if missing.is_empty() { Ok(()) } else { install_newest(&missing) }
 }
 
@@ -49,7 +59,8 @@ fn is_installed(package: &str) -> bool {
 
 fn install(packages: &[&str]) -> Command {
     let mut command = apt_get();
-    command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+    // Nothing that somebody has goes for it: Docker's containerd and Debian's, for one, are not to be had together.
+    command.args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages);
     command
 }
 

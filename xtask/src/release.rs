@@ -1,6 +1,10 @@
 //! The programs as they are shipped.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use image::Processor;
@@ -25,10 +29,29 @@ pub(crate) fn build_static(processor: Processor) -> Result<PathBuf> {
     ebpf::build(&setup::for_ebpf()?)?;
     let target = format!("{}-unknown-linux-gnu", processor.name());
     let tools = cross_tools(processor)?;
+    let mut build = without_libraries(processor, tools);
+    build.arg("--release").args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
+    let cure = format!("Is the standard library there? rustup target add {target}");
+    step::run("building the image's programs", &mut build, &cure)?;
+    let into = workspace::target().join("image").join(processor.name());
+    strip(&workspace::built(&target, "release"), &into, tools.unwrap_or_default())
+}
+
+/// A program of the tests that runs in an image of its own, and yields where it is.
+pub(crate) fn build_for_image(package: &str, program: &str) -> Result<PathBuf> {
+    let processor = Processor::of_this_machine();
+    let mut build = without_libraries(processor, None);
+    step::run(&format!("building {package}"), build.args(["--package", package]), "")?;
+    let target = format!("{}-unknown-linux-gnu", processor.name());
+    Ok(workspace::built(&target, "debug").join(program))
+}
+
+/// cargo's command that links them into the program.
+fn without_libraries(processor: Processor, tools: Option<&str>) -> Command {
+    let target = format!("{}-unknown-linux-gnu", processor.name());
     let variable = target.replace('-', "_");
     let mut build = workspace::cargo();
-    build.args(["build", "--release", "--target", &target]);
-    build.args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
+    build.args(["build", "--target", &target]);
     build.env(
         format!("CARGO_TARGET_{}_RUSTFLAGS", variable.to_ascii_uppercase()),
         "-Ctarget-feature=+crt-static",
@@ -37,10 +60,7 @@ pub(crate) fn build_static(processor: Processor) -> Result<PathBuf> {
         build.env(format!("CARGO_TARGET_{}_LINKER", variable.to_ascii_uppercase()), format!("{prefix}gcc"));
         build.env(format!("CC_{variable}"), format!("{prefix}gcc"));
     }
-    let cure = format!("Is the standard library there? rustup target add {target}");
-    step::run("building the image's programs", &mut build, &cure)?;
-    let built = workspace::built(&target, "release");
-    strip(&built, processor, tools.unwrap_or_default())
+    build
 }
 
 /// What stands before the names of tools for another processor than this machine's.
@@ -56,16 +76,16 @@ fn cross_tools(processor: Processor) -> Result<Option<&'static str>> {
     Ok(Some(prefix))
 }
 
-fn strip(built: &std::path::Path, processor: Processor, prefix: &str) -> Result<PathBuf> {
-    let stripped = workspace::target().join("image").join(processor.name());
-    std::fs::create_dir_all(&stripped).with_context(|| format!("creating {}", stripped.display()))?;
+/// The programs without symbols, in the directory `into`.
+pub(crate) fn strip(built: &Path, into: &Path, prefix: &str) -> Result<PathBuf> {
+    fs::create_dir_all(into).with_context(|| format!("creating {}", into.display()))?;
     for program in PROGRAMS {
         let mut strip = Command::new(format!("{prefix}strip"));
-        strip.arg("--strip-all").arg("-o").arg(stripped.join(program)).arg(built.join(program));
+        strip.arg("--strip-all").arg("-o").arg(into.join(program)).arg(built.join(program));
         let status = strip.status().context("`strip` does not start; it comes with gcc, in binutils")?;
         if !status.success() {
             bail!("strip of {} failed ({status})", built.join(program).display());
         }
     }
-    Ok(stripped)
+    Ok(into.to_owned())
 }

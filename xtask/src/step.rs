@@ -31,14 +31,8 @@ pub(crate) fn run_with_failures(
     cure: &str,
     explain: fn(&Path) -> Option<String>,
 ) -> Result<PathBuf> {
-    let log = log_path(title)?;
-    let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let started = Instant::now();
-    let child = command
-        .spawn()
-        .with_context(|| format!("{title}: {:?} does not start. {cure}", command.get_program()))?;
-    let status = watch(child, title, &log, started)?;
+    let (log, status) = to_its_end(title, command, cure)?;
     if !status.success() {
         let output = explain(&log).unwrap_or_else(|| tail(&log, TAIL_LINES));
         bail!("{title} failed ({status}); from {}:\n{output}\n\n{cure}", log.display());
@@ -47,6 +41,22 @@ pub(crate) fn run_with_failures(
         println!("  ✓ {title} ({:.0} s)", started.elapsed().as_secs_f64());
     }
     Ok(log)
+}
+
+/// Like [`run`], for a command whose output says how it went.
+pub(crate) fn run_to_any_end(title: &str, command: &mut Command) -> Result<PathBuf> {
+    to_its_end(title, command, "").map(|(log, _)| log)
+}
+
+fn to_its_end(title: &str, command: &mut Command, cure: &str) -> Result<(PathBuf, ExitStatus)> {
+    let log = log_path(title)?;
+    let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    let child = command
+        .spawn()
+        .with_context(|| format!("{title}: {:?} does not start. {cure}", command.get_program()))?;
+    let status = watch(child, title, &log, Instant::now())?;
+    Ok((log, status))
 }
 
 /// The last lines of a log.

@@ -46,6 +46,10 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     }
     check("unit and property tests", &|_| unit_tests(only));
     check("scenarios with real eBPF", &|second_try| scenarios(only, second_try));
+    if only.is_none() {
+        // After the scenarios, which have built the programs.
+        check("pods under containerd", &|_| cri::quick());
+    }
     summarise(&lines, started.elapsed())
 }
 
@@ -75,7 +79,7 @@ fn clippy() -> Result<Option<usize>> {
 
 fn unit_tests(only: Option<&str>) -> Result<Option<usize>> {
     let mut command = workspace::cargo();
-    // The latter have a verb of their own, and containerd to run with.
+    // Both have a line of their own, and the latter containerd to run with.
     command
         .args([
             "test",

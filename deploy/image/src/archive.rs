@@ -85,7 +85,8 @@ mod tests {
     use crate::{Processor, elf, layer};
 
     fn image() -> Archive {
-        let layer = layer::of(&[("ztunnel", vec![1; 100_000]), ("ztunnel-cni", vec![2; 10])]).unwrap();
+        let programs = [("ztunnel", vec![1; 100_000]), ("ztunnel-cni", vec![2; 10])];
+        let layer = layer::of(&programs, &[("/lib64/x/l.so".to_owned(), vec![3; 10])]).unwrap();
         of(&layer, "amd64", "example.org/mesh/ztunnel:1.2.3", &["/ztunnel"]).unwrap()
     }
 
@@ -129,6 +130,7 @@ mod tests {
         flate2::read::GzDecoder::new(&follow(&manifest["layers"][0])[..]).read_to_end(&mut layer).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"][0], digest(&layer));
         assert_eq!(self::files(&layer)["usr/local/bin/ztunnel"].len(), 100_000);
+        assert_eq!(self::files(&layer)["lib64/x/l.so"].len(), 10);
         let docker = read(&files["manifest.json"]);
         assert!(files.contains_key(docker[0]["Layers"][0].as_str().unwrap()));
         assert!(files.contains_key(docker[0]["Config"].as_str().unwrap()));

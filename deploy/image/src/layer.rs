@@ -1,6 +1,6 @@
 //! The image's one layer: programs, and who root is.
 
-use std::io::Write;
+use std::{collections::BTreeSet, io::Write};
 
 use anyhow::Result;
 use flate2::{Compression, GzBuilder};
@@ -21,7 +21,8 @@ pub(crate) struct Layer {
     pub(crate) diff_id: String,
 }
 
-pub(crate) fn of(programs: &[(&str, Vec<u8>)]) -> Result<Layer> {
+/// `libraries` by their paths.
+pub(crate) fn of(programs: &[(&str, Vec<u8>)], libraries: &[(String, Vec<u8>)]) -> Result<Layer> {
     let mut tar = Builder::new(Vec::new());
     for (name, mode) in DIRECTORIES {
         append(&mut tar, name, EntryType::Directory, mode, &[])?;
@@ -31,6 +32,16 @@ pub(crate) fn of(programs: &[(&str, Vec<u8>)]) -> Result<Layer> {
     }
     for (program, bytes) in programs {
         append(&mut tar, &format!("{PLACE}/{program}"), EntryType::Regular, 0o755, bytes)?;
+    }
+    let mut made: BTreeSet<String> = DIRECTORIES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    for (path, bytes) in libraries {
+        let path = path.trim_start_matches('/');
+        for (end, _) in path.match_indices('/') {
+            if made.insert(path[..=end].to_owned()) {
+                append(&mut tar, &path[..=end], EntryType::Directory, 0o755, &[])?;
+            }
+        }
+        append(&mut tar, path, EntryType::Regular, 0o755, bytes)?;
     }
     let plain = tar.into_inner()?;
     // No name and no time in the header, or each build would be another image.

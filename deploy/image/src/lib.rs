@@ -53,5 +53,16 @@ pub fn image(
     for (program, bytes) in programs {
         elf::check(bytes, processor).with_context(|| (*program).to_owned())?;
     }
-    archive::of(&layer::of(programs)?, processor.architecture(), name, entrypoint)
+    archive::of(&layer::of(programs, &[])?, processor.architecture(), name, entrypoint)
+}
+
+/// The same of programs that need libraries, which are given by their paths: for tests, as such programs are there already.
+pub fn image_with_libraries(
+    name: &str,
+    processor: Processor,
+    programs: &[(&str, Vec<u8>)],
+    libraries: &[(String, Vec<u8>)],
+    entrypoint: &[&str],
+) -> Result<Archive> {
+    archive::of(&layer::of(programs, libraries)?, processor.architecture(), name, entrypoint)
 }

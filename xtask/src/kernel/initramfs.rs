@@ -7,9 +7,10 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::cpio::Archive;
+use crate::libraries::libraries;
 
 /// What the scenarios call.
 const TOOLS: [&str; 5] = ["curl", "ip", "iptables", "nft", "ss"];
@@ -144,16 +145,6 @@ fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/sbin", "/usr/sbin"].map(PathBuf::from);
     env::split_paths(&path).chain(system).map(|directory| directory.join(program)).find(|path| path.is_file())
-}
-
-/// As ldd(1) names them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let answer = Command::new("ldd").arg(program).output().context("ldd")?;
-    let text = String::from_utf8_lossy(&answer.stdout).into_owned();
-    if text.contains("not found") {
-        bail!("{}: a library is missing:\n{text}", program.display());
-    }
-    Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }
 
 /// Newer kernels' modules are compressed, which what loads them inside does not know.

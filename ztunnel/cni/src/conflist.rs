@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use crate::PLUGIN;
+use crate::{PLUGIN, plugin::VERSIONS};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
@@ -19,6 +19,19 @@ pub enum ConfigurationError {
     Neither,
     #[error("`plugins` is there twice: which of them counts is anybody's guess")]
     Twice,
+    #[error("a list without plugins")]
+    Empty,
+    #[error(
+        "its cniVersion is {0}, which {PLUGIN} does not speak (it does {VERSIONS:?}): with it in the chain, no pod would start"
+    )]
+    Version(String),
+}
+
+impl ConfigurationError {
+    /// Whether runtimes make no network of it either, and go on to the next file.
+    pub fn is_nobodys(&self) -> bool {
+        !matches!(self, Self::Version(_))
+    }
 }
 
 /// The configuration with `entry` as its last plugin, as a list even if it was a single plugin. `None` if it has just
@@ -28,7 +41,15 @@ pub enum ConfigurationError {
 /// If it is not a CNI configuration. Then nobody should touch it.
 pub fn with_entry(text: &str, entry: &Value) -> Result<Option<String>, ConfigurationError> {
     let mut file: Members = serde_json::from_str(text)?;
-    let Some(plugins) = file.plugins()? else { return Ok(Some(as_list(text, &file, entry)?)) };
+    let plugins = file.plugins()?;
+    if plugins.is_none() {
+        file.get("type").ok_or(ConfigurationError::Neither)?;
+    }
+    if plugins.as_ref().is_some_and(|plugins| plugins.iter().all(|plugin| is_ours(plugin))) {
+        return Err(ConfigurationError::Empty);
+    }
+    file.check_version()?;
+    let Some(plugins) = plugins else { return Ok(Some(as_list(text, &file, entry)?)) };
     let ours: Vec<_> = plugins.iter().filter(|plugin| is_ours(plugin)).collect();
     if let [only] = ours.as_slice()
         && serde_json::from_str::<Value>(only.get())? == *entry
@@ -59,7 +80,6 @@ pub fn without_entry(text: &str) -> Result<Option<String>, ConfigurationError> {
 
 /// A single plugin's configuration becomes a list of it and ours, under its name and version.
 fn as_list(text: &str, file: &Members, entry: &Value) -> Result<String, ConfigurationError> {
-    file.get("type").ok_or(ConfigurationError::Neither)?;
     let shared = ["cniVersion", "name"];
     let mut members: Vec<_> =
         file.0.iter().filter(|(name, _)| shared.contains(&name.as_str())).cloned().collect();
@@ -83,6 +103,17 @@ struct Members(Vec<(String, Box<RawValue>)>);
 impl Members {
     fn get(&self, wanted: &str) -> Option<&RawValue> {
         self.0.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_ref())
+    }
+
+    /// Runtimes hand it to each plugin, which refuses what it does not know.
+    fn check_version(&self) -> Result<(), ConfigurationError> {
+        let version = self.get("cniVersion").map(|version| serde_json::from_str::<String>(version.get()));
+        match version {
+            Some(Ok(version)) if VERSIONS.contains(&version.as_str()) => Ok(()),
+            Some(Ok(version)) => Err(ConfigurationError::Version(version)),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(ConfigurationError::Version("missing".to_owned())),
+        }
     }
 
     fn plugins(&self) -> Result<Option<Vec<Box<RawValue>>>, ConfigurationError> {

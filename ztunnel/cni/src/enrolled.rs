@@ -39,11 +39,15 @@ impl EnrolledNamespaces {
         }
         // Two daemons may be here at once, in an update.
         let aside = path.with_extension(std::process::id().to_string());
-        let mut file = File::create(&aside)?;
-        serde_json::to_writer(&mut file, self)?;
-        file.flush()?;
-        file.sync_all()?;
-        fs::rename(&aside, path)
+        let write = || {
+            let mut file = File::create(&aside)?;
+            serde_json::to_writer(&mut file, self)?;
+            file.flush()?;
+            file.sync_all()?;
+            fs::rename(&aside, path)
+        };
+        // The first error tells more.
+        write().inspect_err(|_| drop(fs::remove_file(&aside)))
     }
 }
 

@@ -34,7 +34,7 @@ use self::limits::Limits;
 pub(crate) use self::{
     access_log::AccessLog,
     certificates::CertificatesSection,
-    cni::{Cni, Install, Plugin},
+    cni::{Cni, Install, Plugin, Uninstall},
     control_plane::ControlPlaneSection,
     dns::Dns,
     flags::Flags,

@@ -42,6 +42,7 @@ pub(crate) fn record(status: &DiscoveryStatus) {
 
 pub(crate) struct Discovery {
     book: Arc<Book>,
+    own: Own,
     _watching: AbortOnDropHandle<()>,
     _searching: AbortOnDropHandle<()>,
 }
@@ -54,14 +55,22 @@ impl Discovery {
         let namespace =
             section.own_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let file = config.cni.plugin.as_ref().map(|plugin| plugin.enrolled_namespaces.clone());
-        let book = Book::new(config.cluster_id.clone(), Own { namespace }, file);
+        let own = Own { namespace };
+        let book = Book::new(config.cluster_id.clone(), own.clone(), file);
         let watching = tokio::spawn(follow::follow(client, config.node_name.clone(), Arc::clone(&book)));
         let searching = tokio::spawn(search::search(Arc::clone(&book), config.node_netns.clone()));
         Ok(Self {
             book,
+            own,
             _watching: AbortOnDropHandle::new(watching),
             _searching: AbortOnDropHandle::new(searching),
         })
+    }
+
+    /// The namespaces of which no pod is in the mesh, whatever their labels say.
+    pub(crate) fn never_enrolled(&self) -> impl Iterator<Item = String> {
+        let own = Some(self.own.namespace.clone()).filter(|namespace| !namespace.is_empty());
+        kubernetes::SYSTEM_NAMESPACES.map(str::to_owned).into_iter().chain(own)
     }
 
     pub(crate) fn pods(&self) -> watch::Receiver<Arc<Vec<LocalPod>>> {

@@ -24,7 +24,7 @@ use tokio::{
 use tunnel::TunnelLoad;
 
 use crate::{
-    admin::Admin, certificates, cni, discovery, files, logging::DroppedLines, state, status, verdicts,
+    admin::Admin, certificates, cni, discovery, files, logging::DroppedLines, plugin, state, status, verdicts,
 };
 
 const POOL_CONNECTIONS: &str = "ztunnel_pool_connections";
@@ -43,6 +43,7 @@ pub(crate) fn describe() {
     files::describe();
     certificates::describe();
     cni::describe();
+    plugin::describe();
     discovery::describe();
     state::describe();
     status::describe();

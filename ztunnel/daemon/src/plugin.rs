@@ -15,35 +15,55 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use metrics::{describe_gauge, gauge};
 use serde_json::{Value, json};
 use tokio::{task::spawn_blocking, time::sleep};
 
+use self::binary::Seen;
 pub(crate) use self::configuration::remove;
 use crate::{
-    config::{Install, Plugin},
+    config::{Install, Plugin, Uninstall},
     node::Node,
 };
+
+const INSTALLED: &str = "ztunnel_cni_plugin_installed";
+
+pub(crate) fn describe() {
+    describe_gauge!(
+        INSTALLED,
+        "1 while the plugin stands in the network that the runtime reads; at 0, pods start before they are enrolled."
+    );
+}
 
 /// Pods that start between two looks without us are found as those that run already.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps the plugin installed until another daemon does.
 pub(crate) async fn keep(plugin: Plugin, install: Install, node: Arc<Node>) {
-    let mut told = None;
+    let (mut told, mut seen) = (None, Seen::default());
+    let plugin = Arc::new(plugin);
     while !node.is_leaving() {
-        let (entry, section) = (entry(&plugin), install.clone());
-        let done = spawn_blocking(move || install_once(&section, &entry)).await;
-        let problem = match done {
-            Ok(Ok(changes)) => {
-                for change in changes {
-                    tracing::info!(path = %change.display(), "installed the CNI plugin");
-                }
-                None
+        let (described, section) = (Arc::clone(&plugin), install.clone());
+        let done = spawn_blocking(move || {
+            let result = install_once(&section, &described, &mut seen);
+            (result, seen)
+        });
+        let result = match done.await {
+            Ok((result, now)) => {
+                seen = now;
+                result
             }
-            Ok(Err(error)) => Some(format!("{error:#}")),
-            Err(error) => Some(error.to_string()),
+            Err(error) => {
+                seen = Seen::default();
+                Err(error.into())
+            }
         };
+        gauge!(INSTALLED).set(if result.is_ok() { 1.0 } else { 0.0 });
+        for change in result.iter().flatten() {
+            tracing::info!(path = %change.display(), "installed the CNI plugin");
+        }
+        let problem = result.err().map(|error| format!("{error:#}"));
         if let Some(problem) = &problem
             && told.as_ref() != Some(problem)
         {
@@ -57,11 +77,37 @@ pub(crate) async fn keep(plugin: Plugin, install: Install, node: Arc<Node>) {
     }
 }
 
+/// Takes it away where it is not to be: one that was configured before, or that an older daemon put there as it left.
+pub(crate) async fn keep_away(places: Uninstall, node: Arc<Node>) {
+    let mut told = false;
+    while !node.is_leaving() {
+        let Uninstall { configuration_directory, binary_directory } = places.clone();
+        let done = spawn_blocking(move || remove(&configuration_directory, &binary_directory)).await;
+        let result = done.map_err(anyhow::Error::from).and_then(|result| result);
+        for path in result.iter().flatten() {
+            tracing::info!(path = %path.display(), "took the CNI plugin away");
+        }
+        if let Err(error) = &result
+            && !std::mem::replace(&mut told, true)
+        {
+            let error = format!("{error:#}");
+            tracing::warn!(
+                error,
+                "the CNI plugin cannot be taken away; pods of the mesh wait for its answer"
+            );
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
 /// What had to be written.
-fn install_once(section: &Install, entry: &Value) -> anyhow::Result<Vec<PathBuf>> {
-    let binary = binary::place(section)?;
+fn install_once(section: &Install, plugin: &Plugin, seen: &mut Seen) -> anyhow::Result<Vec<PathBuf>> {
+    // Without it, no pod but the exempt ones would start while no daemon is there.
+    let list = &plugin.enrolled_namespaces;
+    ensure!(list.is_file(), "{} is not written yet", list.display());
+    let binary = binary::place(section, seen)?;
     // Only now: from here on the runtime runs it.
-    let configuration = configuration::place(&section.configuration_directory, entry)?;
+    let configuration = configuration::place(&section.configuration_directory, &entry(plugin))?;
     Ok(binary.into_iter().chain(configuration).collect())
 }
 

@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     cni::{CniList, record_agent},
-    config::{Config, Plugin, PodSourceKind},
+    config::{Cni, Config, PodSourceKind},
     discovery::{self, Discovery, DiscoveryStatus, Unplaced},
     node::Node,
     plugin,
@@ -18,7 +18,7 @@ use crate::{
 pub(crate) enum PodSource {
     File(PodsFile),
     Agent { list: Arc<CniList>, socket: PathBuf, status: watch::Sender<ZdsStatus> },
-    Kubernetes { discovery: Discovery, plugin: Option<Plugin> },
+    Kubernetes { discovery: Discovery, cni: Box<Cni> },
 }
 
 /// The list, followed for as long as this lives.
@@ -45,8 +45,11 @@ pub(crate) enum PodsStatus {
 impl PodSource {
     pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
         if config.pod_source == Some(PodSourceKind::Kubernetes) {
-            let (discovery, plugin) = (Discovery::start(config).await?, config.cni.plugin.clone());
-            return Ok(Self::Kubernetes { discovery, plugin });
+            let discovery = Discovery::start(config).await?;
+            let mut cni = Box::new(config.cni.clone());
+            // A daemon that waits for a daemon would wait for ever: so would the mesh's own pods, and the cluster's.
+            cni.plugin = cni.plugin.map(|plugin| plugin.exempting(discovery.never_enrolled()));
+            return Ok(Self::Kubernetes { discovery, cni });
         }
         match (&config.pods_file, &config.cni.zds_socket) {
             (Some(file), _) => Ok(Self::File(PodsFile::start(file).await?)),
@@ -92,7 +95,8 @@ impl PodSource {
     /// The agent is connected to only now, and the plugin answered: they hear when `node` has tried to serve a pod.
     pub(crate) fn follow(self, node: &Arc<Node>) -> Following {
         match self {
-            Self::Kubernetes { discovery, plugin } => {
+            Self::Kubernetes { discovery, cni } => {
+                let Cni { plugin, uninstall, .. } = *cni;
                 let door = plugin.as_ref().and_then(|plugin| {
                     let opened = discovery.open_door(&plugin.socket, node);
                     // The pods that run are worth serving all the same.
@@ -110,6 +114,10 @@ impl PodSource {
                 // Only where somebody answers: until then new pods start without us and are found.
                 let installing = install.filter(|_| door.is_some()).map(|(install, plugin)| {
                     AbortOnDropHandle::new(tokio::spawn(plugin::keep(plugin, install, Arc::clone(node))))
+                });
+                let installing = installing.or_else(|| {
+                    let away = plugin::keep_away(uninstall?, Arc::clone(node));
+                    Some(AbortOnDropHandle::new(tokio::spawn(away)))
                 });
                 Following::Kubernetes { _discovery: discovery, _door: door, _installing: installing }
             }

@@ -1,13 +1,13 @@
 //! `ztunnel unenrol --all`: this node as if there had never been a mesh.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use redirect::{RedirectError, Removed};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    config::{DEFAULT_BPF_DIR, DEFAULT_CNI_BINARIES, DEFAULT_CNI_CONFIGURATIONS, Span},
+    config::{DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, DEFAULT_CNI_BINARIES, DEFAULT_CNI_CONFIGURATIONS, Span},
     plugin,
 };
 
@@ -27,6 +27,9 @@ pub(crate) struct Unenrol {
     /// The binaries of CNI plugins.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_CNI_BINARIES)]
     cni_binaries: PathBuf,
+    /// The daemon's Unix socket; one that was killed has left it.
+    #[arg(long, env = "ZTUNNEL_ADMIN_SOCKET", value_name = "FILE", default_value = DEFAULT_ADMIN_SOCKET)]
+    admin_socket: PathBuf,
     /// How long to wait for a daemon that is ending.
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     wait: Span,
@@ -45,6 +48,12 @@ impl Unenrol {
         // First, so that no pod waits for a daemon that does not come.
         for path in plugin::remove(&self.cni_configurations, &self.cni_binaries)? {
             println!("CNI: {}", path.display());
+        }
+        match fs::remove_file(&self.admin_socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", self.admin_socket.display()));
+            }
+            _ => {}
         }
         let Removed { pods, links, namespaces } = redirect::unenrol_all(&self.bpf_dir).await?;
         println!("pods: {pods}, programs: {links}, network namespaces with rules: {namespaces}");

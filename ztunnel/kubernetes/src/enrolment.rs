@@ -11,7 +11,7 @@ const AMBIENT: &str = "ambient";
 const NONE: &str = "none";
 
 /// Where the cluster's own pods run; they must start and answer whatever the mesh does.
-const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 /// A pod made from a file on the node, without the API server.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Left by the injectors of other meshes' sidecars.

@@ -6,7 +6,7 @@ pub mod policies;
 mod watch;
 
 pub use client::{ClientError, connect};
-pub use enrolment::{DATAPLANE_MODE, Facts, Own, Refusal, membership};
+pub use enrolment::{DATAPLANE_MODE, Facts, Own, Refusal, SYSTEM_NAMESPACES, membership};
 pub use k8s_openapi;
 pub use kube;
 pub use watch::{Change, Reason, Selection, Trouble, watch};

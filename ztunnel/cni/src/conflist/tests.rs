@@ -53,6 +53,20 @@ fn a_single_plugin_becomes_a_list() {
     assert_eq!(with_entry(&list, &entry()).unwrap(), None);
 }
 
+/// With our entry in it, no pod of the node would start or end.
+#[test]
+fn a_version_that_the_plugin_refuses_is_left_alone() {
+    for version in ["", r#""cniVersion":"0.2.0","#, r#""cniVersion":"","#, r#""cniVersion":"7.0.0","#] {
+        let file = format!(r#"{{{version}"name":"pods","plugins":[{{"type":"bridge"}}]}}"#);
+        let error = with_entry(&file, &entry()).unwrap_err();
+        assert!(!error.is_nobodys() && error.to_string().contains("does not speak"), "{error}");
+        assert!(with_entry(&format!(r#"{{{version}"type":"bridge"}}"#), &entry()).is_err());
+    }
+    // Runtimes pass over it; with ours it would be a network that has no plugin before us.
+    let empty = with_entry(r#"{"cniVersion":"1.0.0","plugins":[]}"#, &entry()).unwrap_err();
+    assert!(empty.is_nobodys(), "{empty}");
+}
+
 #[test]
 fn what_is_no_configuration_is_left_alone() {
     for text in [
@@ -69,7 +83,10 @@ fn what_is_no_configuration_is_left_alone() {
         assert!(with_entry(text, &entry()).is_err(), "{text}");
     }
     // An item that is no plugin is not ours to judge.
-    assert_eq!(plugins(&with_entry(r#"{"plugins":[7]}"#, &entry()).unwrap().unwrap())[0], "7");
+    assert_eq!(
+        plugins(&with_entry(r#"{"cniVersion":"1.0.0","plugins":[7]}"#, &entry()).unwrap().unwrap())[0],
+        "7"
+    );
 }
 
 fn json_value() -> impl Strategy<Value = Value> {
@@ -92,11 +109,12 @@ proptest! {
     /// Whatever others have in there stays, adding is idempotent, and removing undoes it.
     #[test]
     fn others_are_never_touched(
-        items in prop::collection::vec(json_value(), 0..5),
+        items in prop::collection::vec(json_value(), 1..5),
         extra in prop::collection::btree_map("[a-z]{1,6}", json_value(), 0..4),
     ) {
         let mut file: serde_json::Map<String, Value> = extra.into_iter().filter(|(name, _)| name != "plugins").collect();
         file.insert("plugins".to_owned(), items.into());
+        file.insert("cniVersion".to_owned(), "1.0.0".into());
         let text = Value::Object(file).to_string();
         let added = with_entry(&text, &entry()).unwrap().unwrap();
         prop_assert_eq!(others(&added), others(&text));

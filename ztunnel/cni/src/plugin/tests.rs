@@ -147,6 +147,9 @@ fn a_pod_that_goes_is_told_and_never_held_up() {
     runtime.variables.remove("CNI_NETNS");
     runtime.configuration.as_object_mut().unwrap().remove("prevResult");
     assert_eq!(runtime.call().unwrap(), "");
+    let configuration = std::mem::replace(&mut runtime.configuration, json!({ "cniVersion": "0.2.0" }));
+    assert_eq!(runtime.call().unwrap(), "", "whatever is wrong with the call");
+    runtime.configuration = configuration;
     let daemon = daemon(&runtime.socket(), &["nonsense"]);
     assert_eq!(runtime.call().unwrap(), "");
     assert_eq!(daemon.join().unwrap()[0].command, Command::Del);

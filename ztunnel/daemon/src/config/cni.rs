@@ -13,6 +13,15 @@ pub(crate) struct Cni {
     pub(crate) zds_socket: Option<PathBuf>,
     /// `ztunnel-cni`, by which pods are enrolled before they start. Paths are the same on the node and in the daemon.
     pub(crate) plugin: Option<Plugin>,
+    /// Without `plugin`: where one is taken away that was there before, or pods would wait for an answer that never comes.
+    pub(crate) uninstall: Option<Uninstall>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Uninstall {
+    pub(crate) binary_directory: PathBuf,
+    pub(crate) configuration_directory: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +31,7 @@ pub(crate) struct Plugin {
     pub(crate) socket: PathBuf,
     /// Whose pods wait while no daemon is there. It has to outlive a restart of the node.
     pub(crate) enrolled_namespaces: PathBuf,
-    /// Whose pods are never asked about.
+    /// Whose pods are never asked about, besides the system's and our own.
     pub(crate) exempt_namespaces: Vec<String>,
     /// How long it waits for an answer.
     pub(crate) timeout_seconds: u16,
@@ -61,9 +70,22 @@ impl Default for Install {
     }
 }
 
+impl Plugin {
+    /// Pods of these namespaces never wait, besides those that are named.
+    pub(crate) fn exempting(mut self, namespaces: impl Iterator<Item = String>) -> Self {
+        let named = self.exempt_namespaces.clone();
+        self.exempt_namespaces.extend(namespaces.filter(|namespace| !named.contains(namespace)));
+        self
+    }
+}
+
 impl Cni {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         let Some(plugin) = &self.plugin else { return Ok(()) };
+        ensure!(
+            self.uninstall.is_none(),
+            "cni.plugin and cni.uninstall: the plugin is to be there or not; give one"
+        );
         ensure!(
             (1..=100).contains(&plugin.timeout_seconds),
             "cni.plugin.timeoutSeconds: expected 1 to 100 (the kubelet gives up after 120), found {}",

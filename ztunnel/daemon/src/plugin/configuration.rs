@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
-use ztunnel_cni::conflist::{with_entry, without_entry};
+use ztunnel_cni::conflist::{ConfigurationError, with_entry, without_entry};
 
 use super::write_whole;
 
@@ -18,21 +18,39 @@ const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 const LIST: &str = "conflist";
 /// Of a single plugin's configuration that became a list: it is put back in the end.
 const SAVED: &str = "before-ztunnel";
+/// Of the list of namespaces, by default.
+const OWN_DIRECTORY: &str = "ztunnel";
 /// Longer ones are nobody's.
 const LONGEST: u64 = 4 << 20;
 
 /// Puts the entry there if it is not; answers with the files that were written.
+///
+/// The runtime takes the first file of which it can make a network. If that one cannot have the entry, its pods start
+/// without us, whatever stands in those after it.
 pub(super) fn place(directory: &Path, entry: &Value) -> anyhow::Result<Vec<PathBuf>> {
     let (mut written, mut problems) = (Vec::new(), Vec::new());
     let mut placed = false;
     for path in configurations(directory)? {
-        let done = if placed { leave(&path) } else { join(&path, entry) };
-        match done {
+        if placed {
+            // What cannot be read has nothing of ours, or nobody reads it. The list may be what was just made of a single one.
+            if !written.contains(&path) {
+                written.extend(leave(&path).ok().flatten());
+            }
+            continue;
+        }
+        match join(&path, entry) {
             Ok(changed) => {
                 placed = true;
                 written.extend(changed);
             }
-            Err(error) => problems.push(format!("{} is left alone: {error:#}", path.display())),
+            Err(error) => {
+                let is_passed_over =
+                    error.downcast_ref::<ConfigurationError>().is_some_and(ConfigurationError::is_nobodys);
+                problems.push(format!("{} is left alone: {error:#}", path.display()));
+                if !is_passed_over {
+                    break;
+                }
+            }
         }
     }
     match (placed, problems.as_slice()) {
@@ -50,23 +68,36 @@ pub(super) fn place(directory: &Path, entry: &Value) -> anyhow::Result<Vec<PathB
 fn join(path: &Path, entry: &Value) -> anyhow::Result<Option<PathBuf>> {
     let text = read(path)?;
     let is_list = path.extension().is_some_and(|extension| extension == LIST);
+    let changed = with_entry(&text, entry)?;
     ensure!(
         is_list == is_list_text(&text),
         "its name says that it is {} list",
         if is_list { "a" } else { "no" }
     );
-    let Some(changed) = with_entry(&text, entry)? else { return Ok(None) };
+    let Some(changed) = changed else { return Ok(None) };
     let mode = fs::metadata(path)?.permissions().mode() & 0o777;
     if is_list {
         write_whole(path, changed.as_bytes(), mode)?;
         return Ok(Some(path.to_owned()));
     }
     let list = path.with_extension(LIST);
-    ensure!(!list.exists(), "{} is there, too", list.display());
+    // One that we made of this file goes, as its owner has written the file anew.
+    ensure!(!list.exists() || is_made_of(&list, path), "{} is there, too", list.display());
     write_whole(&list, changed.as_bytes(), mode)?;
     // Until here the runtime reads the old one, from here the list.
     fs::rename(path, saved(path))?;
     Ok(Some(list))
+}
+
+/// Whether we made the list of that configuration, and nobody has changed it since.
+fn is_made_of(list: &Path, single: &Path) -> bool {
+    let made = || {
+        let (text, before) = (read(list).ok()?, read(&saved(single)).ok()?);
+        let made = with_entry(&before, &entry_in(&text)?).ok()??;
+        let value = |text: &str| serde_json::from_str::<Value>(text).ok();
+        Some(value(&made)? == value(&text)?)
+    };
+    made().unwrap_or_default()
 }
 
 /// The entry goes from a configuration that the runtime no longer reads.
@@ -80,13 +111,25 @@ fn leave(path: &Path) -> anyhow::Result<Option<PathBuf>> {
 
 /// Takes everything of the plugin's off the node; answers with what was removed or written. What is not there need not be.
 pub(crate) fn remove(configurations_in: &Path, binaries_in: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    take_away(configurations_in, binaries_in, Path::new("/proc"))
+}
+
+/// `processes` as /proc has them.
+pub(super) fn take_away(
+    configurations_in: &Path,
+    binaries_in: &Path,
+    processes: &Path,
+) -> anyhow::Result<Vec<PathBuf>> {
     let mut touched = Vec::new();
-    let mut paths = vec![binaries_in.join(ztunnel_cni::PLUGIN)];
+    let mut paths = remains(configurations_in);
+    paths.extend(remains(binaries_in));
+    if !takes_down_by_what_it_remembers(processes) {
+        paths.push(binaries_in.join(ztunnel_cni::PLUGIN));
+    }
     for path in configurations(configurations_in)? {
         let Ok(text) = read(&path) else { continue };
         paths.extend(named_in(&text));
-        let restored = restore(&path, &text)?;
-        match restored {
+        match restore(&path)? {
             Some(original) => touched.push(original),
             // What we cannot read has nothing of ours.
             None => touched.extend(leave(&path).ok().flatten()),
@@ -100,21 +143,40 @@ pub(crate) fn remove(configurations_in: &Path, binaries_in: &Path) -> anyhow::Re
         }
     }
     // If it was made for us alone.
-    let _ = fs::remove_dir(configurations_in.join("ztunnel"));
+    let _ = fs::remove_dir(configurations_in.join(OWN_DIRECTORY));
     Ok(touched)
 }
 
+/// What no configuration names: the list where it stands by default, and files of a daemon that was killed as it wrote them.
+fn remains(directory: &Path) -> Vec<PathBuf> {
+    let own = directory.join(OWN_DIRECTORY);
+    let entries = [directory, &own].into_iter().flat_map(|place| fs::read_dir(place).into_iter().flatten());
+    let is_remains = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        (name.starts_with('.') && name.ends_with(".ztunnel"))
+            || (path.parent() == Some(&own) && name.starts_with("enrolled-namespaces"))
+    };
+    entries.flatten().map(|entry| entry.path()).filter(is_remains).collect()
+}
+
+/// CRI-O takes a pod down by the plugins that set it up, whatever is configured now: without the binary it could not.
+fn takes_down_by_what_it_remembers(processes: &Path) -> bool {
+    let processes = fs::read_dir(processes).into_iter().flatten().flatten();
+    let mut names = processes.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
+    names.any(|name| name.trim_end() == "crio")
+}
+
 /// A list that we made of a single plugin's configuration becomes that again, if nobody has changed it since.
-fn restore(list: &Path, text: &str) -> anyhow::Result<Option<PathBuf>> {
+fn restore(list: &Path) -> anyhow::Result<Option<PathBuf>> {
     for extension in ["conf", "json"] {
         let original = list.with_extension(extension);
-        let kept = saved(&original);
-        let Ok(before) = read(&kept) else { continue };
-        let Some(entry) = entry_in(text) else { continue };
-        let value = |text: &str| serde_json::from_str::<Value>(text).ok();
-        let ours = with_entry(&before, &entry)?;
-        if ours.as_deref().and_then(value) == value(text) {
-            fs::rename(&kept, &original)?;
+        if is_made_of(list, &original) {
+            if original.exists() {
+                // Its owner has written it anew.
+                fs::remove_file(saved(&original))?;
+            } else {
+                fs::rename(saved(&original), &original)?;
+            }
             fs::remove_file(list)?;
             return Ok(Some(original));
         }
