@@ -88,7 +88,7 @@ fn who_is_not_served_proves_nothing_whatever_address_it_asks_for() {
     legacy.uid = WorkloadUid::new("K//Pod/a/legacy");
     legacy.name = "legacy".into();
     legacy.protocol = Protocol::Tcp;
-    snapshot.insert_workload(legacy.clone());
+    snapshot.insert_workload(legacy);
     for (name, ip) in [("host-1", "10.0.0.100"), ("host-2", "10.0.0.100")] {
         let mut host = workload(name, ip);
         host.network_mode = NetworkMode::HostNetwork;

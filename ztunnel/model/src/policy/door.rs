@@ -15,7 +15,16 @@ pub(super) enum Ends {
     Source(IpNet),
     Destination(IpNet),
     Namespace(Arc<str>),
+    PrincipalLike(Affix),
+    NamespaceLike(Affix),
     Any,
+}
+
+/// How a text begins or ends; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Affix {
+    Prefix(Arc<str>),
+    Suffix(Arc<str>),
 }
 
 /// More ports than this are not worth an entry for each.
@@ -53,13 +62,15 @@ impl Ends {
             Self::Source(_) => 1,
             Self::Destination(_) => 2,
             Self::Namespace(_) => 3,
-            Self::Any => 4,
+            Self::PrincipalLike(_) => 4,
+            Self::NamespaceLike(_) => 5,
+            Self::Any => 6,
         }
     }
 }
 
 impl Match {
-    /// The most telling field that is a list of exact values.
+    /// The most telling field that is a list of values which can be looked up.
     fn ends(&self) -> Option<Vec<Ends>> {
         let accounts = self.service_accounts.iter().map(|account| Ends::Account {
             namespace: account.namespace.as_str().into(),
@@ -70,16 +81,18 @@ impl Match {
             some(all)
         };
         some(Some(accounts.collect()))
-            .or_else(|| some(exact(&self.principals, Ends::Principal)))
+            .or_else(|| some(texts(&self.principals, Ends::Principal, Ends::PrincipalLike)))
             .or_else(|| telling(&self.source_ips, Ends::Source))
             .or_else(|| telling(&self.destination_ips, Ends::Destination))
-            .or_else(|| some(exact(&self.namespaces, Ends::Namespace)))
+            .or_else(|| some(texts(&self.namespaces, Ends::Namespace, Ends::NamespaceLike)))
     }
 }
 
-fn exact(texts: &[StringMatch], ends: fn(Arc<str>) -> Ends) -> Option<Vec<Ends>> {
+fn texts(texts: &[StringMatch], exact: fn(Arc<str>) -> Ends, like: fn(Affix) -> Ends) -> Option<Vec<Ends>> {
     let all = texts.iter().map(|text| match text {
-        StringMatch::Exact(text) => Some(ends(text.as_str().into())),
+        StringMatch::Exact(text) => Some(exact(text.as_str().into())),
+        StringMatch::Prefix(text) if !text.is_empty() => Some(like(Affix::Prefix(text.as_str().into()))),
+        StringMatch::Suffix(text) if !text.is_empty() => Some(like(Affix::Suffix(text.as_str().into()))),
         StringMatch::Prefix(_) | StringMatch::Suffix(_) | StringMatch::Presence => None,
     });
     all.collect()

@@ -7,6 +7,10 @@ use std::{hash::Hash, net::IpAddr, sync::Arc};
 use imbl::{HashMap, OrdMap};
 use ipnet::IpNet;
 
+mod affixes;
+
+use affixes::Affixes;
+
 use super::{
     Action, Attributes, PolicyKey,
     compiled::{Compiled, Rule},
@@ -32,6 +36,8 @@ pub(crate) struct RuleIndex {
     any: ByPort,
     principals: HashMap<Arc<str>, ByPort>,
     namespaces: HashMap<Arc<str>, InNamespace>,
+    principals_like: Affixes,
+    namespaces_like: Affixes,
     sources: Networks,
     destinations: Networks,
 }
@@ -111,11 +117,15 @@ impl RuleIndex {
         ];
         let by_address = self.sources.around(a.source_ip).chain(self.destinations.around(a.destination_ip));
         let by_principal = a.principals().filter_map(|principal| self.principals.get(principal));
+        let like_principal = a.principals().flat_map(|principal| self.principals_like.of(principal));
+        let like_namespace = a.peer.into_iter().flat_map(|peer| self.namespaces_like.of(peer.namespace()));
         let port = a.destination_port;
         by_identity
             .into_iter()
             .flatten()
             .chain(by_principal)
+            .chain(like_principal)
+            .chain(like_namespace)
             .chain(by_address)
             .flat_map(move |rules| rules.at(port))
     }
@@ -156,6 +166,8 @@ impl RuleIndex {
                     within(&mut namespace.accounts, service_account, change);
                 });
             }
+            Ends::PrincipalLike(affix) => self.principals_like.at(affix, change),
+            Ends::NamespaceLike(affix) => self.namespaces_like.at(affix, change),
             Ends::Source(net) => self.sources.at(*net, change),
             Ends::Destination(net) => self.destinations.at(*net, change),
         }

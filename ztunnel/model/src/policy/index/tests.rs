@@ -73,7 +73,20 @@ fn met(policies: &[Policy], request: &Request) -> usize {
 fn rules_that_do_not_concern_a_connection_are_not_met() {
     let exact = |text: String| vec![StringMatch::Exact(text)];
     let ip = |number: u16| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + u32::from(number)));
-    let by: [(&str, Vec<Policy>); 7] = [
+    let like = |text: String| Match { principals: vec![StringMatch::Prefix(text)], ..Match::default() };
+    let by: [(&str, Vec<Policy>); 10] = [
+        ("principals of a namespace", many(|n| like(format!("td/ns/n{n}/")))),
+        (
+            "account of any namespace",
+            many(|n| Match {
+                principals: vec![StringMatch::Suffix(format!("/sa/s{n}"))],
+                ..Match::default()
+            }),
+        ),
+        (
+            "namespaces alike",
+            many(|n| Match { namespaces: vec![StringMatch::Prefix(format!("n{n}-"))], ..Match::default() }),
+        ),
         ("principal", many(|n| Match { principals: exact(format!("td/ns/a/sa/s{n}")), ..Match::default() })),
         (
             "account",
@@ -104,6 +117,7 @@ fn rules_that_do_not_concern_a_connection_are_not_met() {
         destination_port: 7,
     };
     let in_namespace = Request { peer: peer("spiffe://td/ns/n7/sa/x"), ..concerned };
+    let in_one_alike = Request { peer: peer("spiffe://td/ns/n7-west/sa/x"), ..concerned };
     let unconcerned = Request {
         peer: peer("spiffe://td/ns/b/sa/x"),
         source_ip: ip(20_000),
@@ -111,7 +125,11 @@ fn rules_that_do_not_concern_a_connection_are_not_met() {
         destination_port: 20_000,
     };
     for (what, policies) in &by {
-        let concerned = if *what == "namespace" { &in_namespace } else { &concerned };
+        let concerned = match *what {
+            "namespace" | "principals of a namespace" => &in_namespace,
+            "namespaces alike" => &in_one_alike,
+            _ => &concerned,
+        };
         assert_eq!(met(policies, concerned), 1, "by {what}");
         assert_eq!(met(policies, &unconcerned), 0, "by {what}");
     }
