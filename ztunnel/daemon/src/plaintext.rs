@@ -1,7 +1,7 @@
 //! `ztunnel plaintext`: who sends plaintext to whom, from the local daemon's admin endpoint; and what that endpoint
 //! answers.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, net::IpAddr, process::ExitCode};
 
 use anyhow::Context;
 use model::{NetworkAddress, OriginalDst, Role, Snapshot, WorkloadUid};
@@ -30,7 +30,7 @@ pub(crate) struct Plaintext {
 pub(crate) struct PlaintextList {
     /// Open, or accepted within a day, where mutual TLS would have been accepted too; the latest first.
     accepted: Vec<Accepted>,
-    /// Open connections that are older than their pod's enrolment and go past the mesh.
+    /// Open connections that are older than their pod's enrolment and go past the mesh, though both ends are of it.
     before_enrolment: Vec<Older>,
     /// Pairs that would be in `accepted`, had there been room for them.
     #[serde(default)]
@@ -50,12 +50,17 @@ struct Accepted {
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Older {
+    #[serde(flatten)]
+    pair: Pair,
+    connections: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Pair {
     source: String,
     destination: String,
     port: u16,
-    connections: u64,
 }
 
 impl PlaintextList {
@@ -65,17 +70,17 @@ impl PlaintextList {
         forgotten: u64,
         older: &[(WorkloadUid, Vec<OlderConnection>)],
     ) -> Self {
-        let mut before: Vec<Older> = Vec::new();
+        let mut before: BTreeMap<Pair, u64> = BTreeMap::new();
         for (local, connections) in older {
-            for connection in connections {
-                let found = Older::of(snapshot, local, connection);
-                match before.iter_mut().find(|known| known.is_between_the_same(&found)) {
-                    Some(known) => known.connections += 1,
-                    None => before.push(found),
-                }
-            }
+            let pairs = connections.iter().filter_map(|connection| Pair::of(snapshot, local, connection));
+            pairs.for_each(|pair| *before.entry(pair).or_default() += 1);
         }
-        Self { accepted: accepted.iter().map(Accepted::of).collect(), before_enrolment: before, forgotten }
+        let before_enrolment = before.into_iter().map(|(pair, connections)| Older { pair, connections });
+        Self {
+            accepted: accepted.iter().map(Accepted::of).collect(),
+            before_enrolment: before_enrolment.collect(),
+            forgotten,
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -93,7 +98,7 @@ impl PlaintextList {
             Line(["accepted".to_owned(), source.clone(), destination.clone(), port, connections, open])
         });
         let older = self.before_enrolment.iter().map(|pair| {
-            let Older { source, destination, port, connections } = pair;
+            let Older { pair: Pair { source, destination, port }, connections } = pair;
             let [port, connections] = [u64::from(*port), *connections].map(|n| n.to_string());
             let seen = "before enrolment".to_owned();
             Line([seen, source.clone(), destination.clone(), port, connections.clone(), connections])
@@ -136,23 +141,26 @@ impl Accepted {
     }
 }
 
-impl Older {
-    fn of(snapshot: &Snapshot, local: &WorkloadUid, connection: &OlderConnection) -> Self {
+impl Pair {
+    /// `None` if it leads out of the mesh: no mode of mutual TLS has a say there.
+    fn of(snapshot: &Snapshot, local: &WorkloadUid, connection: &OlderConnection) -> Option<Self> {
         let OlderConnection { role, client, destination: OriginalDst(destination) } = connection;
-        let network = snapshot.workload(local).map(|workload| workload.network.clone()).unwrap_or_default();
-        let name = |ip: std::net::IpAddr| {
+        let own = snapshot.workload(local);
+        let network = own.map(|workload| workload.network.clone()).unwrap_or_default();
+        let namespace = own.map(|workload| &*workload.namespace).unwrap_or_default();
+        let known = |ip: IpAddr| {
             let address = NetworkAddress { network: network.clone(), ip: ip.to_canonical() };
-            snapshot.workload_at(&address).map_or_else(|| ip.to_string(), |workload| workload.uid.to_string())
+            let workload = snapshot.workload_at(&address).map(|workload| workload.uid.to_string());
+            workload.or_else(|| Some(snapshot.service_at(&address, namespace)?.key().to_string()))
         };
         let (source, to) = match role {
-            Role::Outbound => (local.to_string(), name(destination.ip())),
-            Role::InboundPlaintext | Role::InboundHbone => (name(client.0.ip()), local.to_string()),
+            Role::Outbound => (local.to_string(), known(destination.ip())?),
+            Role::InboundPlaintext | Role::InboundHbone => {
+                let ip = client.0.ip();
+                (known(ip).unwrap_or_else(|| ip.to_string()), local.to_string())
+            }
         };
-        Self { source, destination: to, port: destination.port(), connections: 1 }
-    }
-
-    fn is_between_the_same(&self, other: &Self) -> bool {
-        (&self.source, &self.destination, self.port) == (&other.source, &other.destination, other.port)
+        Some(Self { source, destination: to, port: destination.port() })
     }
 }
 
@@ -186,21 +194,21 @@ impl Plaintext {
 
 #[cfg(test)]
 mod tests {
-    use model::{ClientAddr, Workload};
+    use model::{ClientAddr, Workload, service::Service};
 
     use super::*;
 
+    /// Would break if connections that no mode of mutual TLS concerns kept a team from an empty list.
     #[test]
-    fn older_connections_are_grouped_by_who_and_whom() {
+    fn older_connections_are_grouped_by_who_and_whom_and_those_out_of_the_mesh_left_out() {
         let mut snapshot = Snapshot::default();
-        let identity = "spiffe://td/ns/a/sa/x".parse().unwrap();
         let uid = WorkloadUid::new("server");
-        snapshot.insert_workload(Workload::new(
-            uid.clone(),
-            "server",
-            identity,
-            vec!["10.0.0.2".parse().unwrap()],
-        ));
+        let identity = "spiffe://td/ns/a/sa/x".parse().unwrap();
+        let server = Workload::new(uid.clone(), "server", identity, vec!["10.0.0.2".parse().unwrap()]);
+        snapshot.insert_workload(server);
+        let mut service = Service::new("a", "db.a.svc");
+        service.vips = vec!["/10.96.0.1".parse().unwrap()];
+        snapshot.insert_service(service);
         let connection = |role, client: &str, destination: &str| OlderConnection {
             role,
             client: ClientAddr(client.parse().unwrap()),
@@ -210,17 +218,16 @@ mod tests {
             connection(Role::InboundPlaintext, "10.0.0.9:1", "10.0.0.2:80"),
             connection(Role::InboundPlaintext, "10.0.0.9:2", "10.0.0.2:80"),
             connection(Role::Outbound, "10.0.0.2:3", "192.0.2.1:443"),
+            connection(Role::Outbound, "10.0.0.2:4", "10.96.0.1:5432"),
         ];
         let list = PlaintextList::new(&snapshot, &[], 0, &[(uid, older)]);
-        let pair = |source: &str, destination: &str, port, connections| Older {
-            source: source.to_owned(),
-            destination: destination.to_owned(),
-            port,
+        let older = |source: &str, destination: &str, port, connections| Older {
+            pair: Pair { source: source.to_owned(), destination: destination.to_owned(), port },
             connections,
         };
         assert_eq!(
             list.before_enrolment,
-            [pair("10.0.0.9", "server", 80, 2), pair("server", "192.0.2.1", 443, 1)]
+            [older("10.0.0.9", "server", 80, 2), older("server", "a/db.a.svc", 5432, 1)]
         );
     }
 
