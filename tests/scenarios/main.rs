@@ -20,6 +20,7 @@ mod istio;
 mod lifecycle;
 mod load;
 mod metrics;
+mod modes;
 mod namespaces;
 mod older;
 mod operator;
