@@ -14,7 +14,7 @@ use testkit::{
     ca::{Behaviour, Ca},
     client::Dial,
     eventually,
-    rate::Rate,
+    rate::{Outcomes, Rate},
     server::{Behaviour as Answering, Server},
 };
 
@@ -26,6 +26,8 @@ pub(crate) const PER_SECOND: u32 = 200;
 pub(crate) const LIFETIME: Duration = Duration::from_secs(10);
 /// A CA that failed for long is asked every half a minute.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// One tunnel leads to each of their addresses.
+const SERVERS: [&str; 4] = ["server", "a", "b", "c"];
 /// In seconds; for CI a third of a minute does.
 const LONG: &str = "ZTUNNEL_CERTIFICATES_SECONDS";
 
@@ -46,7 +48,7 @@ impl Drop for TlsRoot {
 }
 
 fn plan(root: &TlsRoot) -> MeshPlan {
-    MeshPlan::new(&["client", "server"])
+    MeshPlan::new(&["client", "server a b c"])
         .setting("certificates", ca_setting(&root.0))
         .setting("connectDeadline", "30s")
 }
@@ -121,11 +123,16 @@ fn outage(mesh: &Mesh, ca: &Ca, behaviour: &Behaviour) {
 fn rotation_of_roots_and_outages_of_the_ca_fail_no_connection() {
     let root = TlsRoot::of("rotation");
     let (mesh, ca) = mesh(&root, 3);
-    let _echo = Server::start(mesh.pod("server"), 8080, Answering::Echo).unwrap();
+    let _echoes = SERVERS.map(|name| Server::start(mesh.pod(name), 8080, Answering::Echo).unwrap());
     let lasting = lasting();
     until_renewed(&mesh, &ca);
     let started = Instant::now();
-    let rate = Rate::start(&mesh.pod("client").place, mesh.address("server", 0, 8080), PER_SECOND);
+    let pairs: Vec<_> = SERVERS.into_iter().flat_map(|name| FAMILIES.map(|family| (name, family))).collect();
+    let each = PER_SECOND / u32::try_from(pairs.len()).unwrap();
+    let rates: Vec<_> = pairs
+        .iter()
+        .map(|(name, family)| Rate::start(&mesh.pod("client").place, mesh.address(name, *family, 8080), each))
+        .collect();
     rotate(&mesh, &ca, 0, 1);
     outage(&mesh, &ca, &Behaviour::Refuse(testkit::ca::UNAVAILABLE));
     while started.elapsed() < lasting {
@@ -133,16 +140,22 @@ fn rotation_of_roots_and_outages_of_the_ca_fail_no_connection() {
         rotate(&mesh, &ca, 1, 2);
         rotate(&mesh, &ca, 2, 1);
     }
-    let (took, outcomes) = (started.elapsed(), rate.stop().unwrap());
+    let took = started.elapsed();
+    let outcomes: Vec<_> = rates.into_iter().map(|rate| rate.stop().unwrap()).collect();
     let renewals = ca.asked().len();
+    let (total, failed): (u64, u64) =
+        (outcomes.iter().map(Outcomes::total).sum(), outcomes.iter().map(Outcomes::failed).sum());
+    let handshakes =
+        mesh.daemon(2).metric("ztunnel_handshake_duration_seconds_count", &[("role", "inbound")]).unwrap();
     println!(
-        "{} connections in {took:?}, {} failed, {renewals} requests to the CA",
-        outcomes.total(),
-        outcomes.failed()
+        "{total} connections in {took:?}, {failed} failed, {handshakes} handshakes, {renewals} requests to the CA"
     );
-    assert_eq!(outcomes.failed(), 0, "{outcomes:?}");
+    assert_eq!(failed, 0, "{outcomes:?}");
     let least = u64::from(PER_SECOND) * took.as_secs() * 9 / 10;
-    assert!(outcomes.total() >= least, "{outcomes:?} in {took:?}");
+    assert!(total >= least, "{outcomes:?} in {took:?}");
+    // A tunnel ends with the certificates it was made by, and another takes its place.
+    let least = took.as_secs() / LIFETIME.as_secs() * pairs.len() as u64;
+    assert!(handshakes >= least as f64, "{handshakes} handshakes, expected {least}");
     // Not each of them need have asked while the CA was out.
     let failures =
         |daemon: &testkit::Daemon| daemon.metric("ztunnel_certificate_fetch_failures_total", &[]).unwrap();

@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod independent;
+mod large;
 mod restarts;
 
 const TOKEN: &str = "the-token-of-this-test";

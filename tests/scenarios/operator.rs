@@ -20,6 +20,7 @@ use crate::{held::Held, support::FAMILIES};
 
 mod config_dump;
 mod profiles;
+mod recorded;
 
 const PORT: u16 = 8080;
 const CLOSED_PORT: u16 = 8081;

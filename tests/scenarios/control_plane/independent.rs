@@ -1,5 +1,7 @@
 //! Against an xDS server that shares no code with the daemon: Envoy's messages, Google's gRPC and protobuf.
 
+use std::time::Instant;
+
 use proto::{
     ADDRESS_TYPE, AUTHORIZATION_TYPE,
     prost::Message,
@@ -13,7 +15,7 @@ use testkit::{
     server::{Behaviour, Server},
 };
 
-use super::{ask_there, denial, echo};
+use super::{Duration, ask_there, denial, echo, sleep};
 use crate::support::{FAMILIES, last_logged};
 
 /// gRPC's own limit of what it receives.
@@ -116,6 +118,37 @@ fn a_new_stream_s_first_request_stays_below_what_a_server_takes() {
     control_plane.put_all(&[known("one-more")]).unwrap();
     eventually("that stream works", || workload(&mesh, 1, "one-more"));
     assert_eq!(streams(&control_plane).len(), before + 1, "the stream broke");
+    assert_no_violation(&control_plane);
+}
+
+/// Catches: what had no room in a new stream's first request, is gone, and stays for ever; a client whose PINGs a server of
+/// gRPC takes for an attack, and that is sent away whenever the mesh is quiet.
+#[test]
+fn what_is_gone_goes_however_much_is_known_and_a_quiet_stream_stays() {
+    const COUNT: usize = 6000;
+    let (mut mesh, mut control_plane) = mesh();
+    let names: Vec<String> = (0..COUNT).map(|number| format!("{number:0>900}")).collect();
+    control_plane.put_all(&names.iter().map(|name| known(name)).collect::<Vec<_>>()).unwrap();
+    mesh.start_daemon(1).unwrap();
+    let workloads =
+        |mesh: &Mesh| mesh.daemon(1).metric("ztunnel_xds_objects", &[("kind", "workloads")]).unwrap();
+    let own = 2.0;
+    assert_eq!(workloads(&mesh), own + COUNT as f64);
+    control_plane.end_streams().unwrap();
+    control_plane.lose_all(ADDRESS_TYPE, &names[COUNT / 2..]).unwrap();
+    let opened = |control_plane: &Independent| {
+        control_plane.told().into_iter().filter(|event| event["opened"] == true).count()
+    };
+    eventually("another stream", || (opened(&control_plane) == 2).then_some(()));
+    let began = Instant::now();
+    while workloads(&mesh) != own + (COUNT / 2) as f64 {
+        assert!(began.elapsed() < Duration::from_secs(100), "{} workloads", workloads(&mesh));
+        sleep(Duration::from_millis(500));
+    }
+    // Longer than three PINGs would take that come too soon.
+    sleep(Duration::from_secs(100).saturating_sub(began.elapsed()));
+    assert_eq!(opened(&control_plane), 2, "it was sent away");
+    assert_eq!(mesh.daemon(1).metric("ztunnel_xds_failures_total", &[]).unwrap(), 0.0);
     assert_no_violation(&control_plane);
 }
 

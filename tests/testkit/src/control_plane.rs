@@ -23,6 +23,7 @@ use crate::Place;
 mod book;
 pub(crate) mod certificate;
 mod independent;
+pub mod large;
 mod mesh;
 mod service;
 
@@ -42,6 +43,8 @@ pub enum Conduct {
     Silent,
     /// Breaks off in the midst of the first response.
     HalfMessage,
+    /// Says all that it should, a few bytes at a time.
+    Slow,
 }
 
 pub struct ControlPlane {

@@ -124,6 +124,12 @@ impl Daemon {
         Ok((answer.status, answer.body))
     }
 
+    /// The same of another port.
+    pub fn over_port(&self, port: u16, method: &str, path: &str) -> Result<(u16, String)> {
+        let answer = http::ask_for(&self.place, port, method, path)?;
+        Ok((answer.status, answer.body))
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -187,6 +193,11 @@ impl Daemon {
     /// Resident memory, in bytes.
     pub fn memory(&self) -> Result<u64> {
         self.memory_as("VmRSS:")
+    }
+
+    /// The part of it that is not the pages of files, such as the program itself.
+    pub fn own_memory(&self) -> Result<u64> {
+        self.memory_as("RssAnon:")
     }
 
     /// The most that was ever resident, in bytes.

@@ -88,6 +88,8 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             for gone in command.get("remove", []):
                 del self.known[gone["type"]][gone["name"]]
             for stream in self.streams:
+                if command.get("quiet"):
+                    continue
                 if command.get("end"):
                     stream.responses.put(END)
                 else:
@@ -171,7 +173,9 @@ def main():
         options.add_argument(f"--{name}", required=True)
     given = options.parse_args()
     control_plane = ControlPlane(messages(given.protos))
-    server = grpc.server(futures.ThreadPoolExecutor(16))
+    # As strict as istiod: who asks for a sign of life more often than this is sent away.
+    pings = ("grpc.http2.min_ping_interval_without_data_ms", 15_000)
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=[pings])
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(control_plane, server)
     identity = (Path(given.key).read_bytes(), Path(given.certificate).read_bytes())
     port = server.add_secure_port(given.address, grpc.ssl_server_credentials([identity]))

@@ -37,9 +37,11 @@ pub use address::{ControlPlaneAddress, NotAnAddress};
 pub use headers::{NoHeader, RequestHeaders};
 pub use roots::{RootCertificates, RootsError};
 
-/// A control plane that is gone without a word is noticed after the interval and the patience.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(20);
+/// A control plane that is gone without a word is noticed after the interval and the patience. gRPC servers end the
+/// connection of who asks more often than they like, and of who asks while no request is under way: istiod takes one PING
+/// in 15 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(10);
 /// A whole mesh comes over one stream.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
@@ -113,7 +115,6 @@ impl ChannelSettings {
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_PATIENCE)
-            .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)

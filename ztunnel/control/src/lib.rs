@@ -45,7 +45,7 @@ pub use names::{NameSettings, Names};
 pub use offline::{FileKind, FileReport, kind_of, pods_of, read_pods, read_state, state_of};
 pub use packet::{Packet, receive};
 pub use pods::{FailMode, LocalPod, PodsFile};
-pub use revocation::{ListStatus, OwnRoots, RevocationFiles, RevocationStatus, read_revocation_lists};
+pub use revocation::{Bundles, ListStatus, RevocationFiles, RevocationStatus, read_revocation_lists};
 pub use state::StateFile;
 pub use xds::{
     ControlPlane, ControlPlaneProblem, ControlPlaneSettings, ControlPlaneStatus, OnDemand, OnDemandSettings,

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use model::{Revoked, svid::TrustBundle};
+use model::{Revoked, Trust, svid::TrustBundle};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::watch, time::sleep};
@@ -61,6 +61,8 @@ pub struct RevocationStatus {
 #[serde(rename_all = "camelCase")]
 pub struct ListStatus {
     pub issuer: String,
+    /// Whose certificates it may speak of.
+    pub trust_domains: Vec<String>,
     pub revoked: usize,
     #[serde(serialize_with = "rfc3339")]
     pub this_update: SystemTime,
@@ -71,26 +73,28 @@ pub struct ListStatus {
     pub expired: bool,
 }
 
-/// The roots of the mesh's own trust domain, as they are whenever it is asked.
-pub type OwnRoots = Arc<dyn Fn() -> Arc<TrustBundle> + Send + Sync>;
+/// The bundles in force, whenever it is asked.
+pub type Bundles = Arc<dyn Fn() -> Arc<Trust> + Send + Sync>;
 
 /// What the text of a file of lists revokes, if one of `roots` stands behind all of it; errors name `path`.
 pub fn read_revocation_lists(path: &Path, text: &str, roots: &TrustBundle) -> Result<Revoked, FileError> {
-    Ok(lists::read(path, text, roots)?.into_iter().map(|list| list.list).collect())
+    let trust = Trust::alone(roots.clone());
+    Ok(lists::read(path, text, &trust)?.into_iter().map(|list| list.list).collect())
 }
 
 impl RevocationFiles {
-    /// Loads all files, which must be good, and follows their changes from then on. Lists count that are signed by one
-    /// of `roots`, or by an authority whose certificate stands in the same file and leads to one of them.
-    pub async fn start(paths: &[PathBuf], roots: OwnRoots, clock: Clock) -> Result<Self, FileError> {
+    /// Loads all files, which must be good, and follows their changes from then on. Lists count that are signed by a root
+    /// of one of the `bundles`, or by an authority whose certificate stands in the same file and leads to one; and they
+    /// count for certificates of that bundle's trust domain alone.
+    pub async fn start(paths: &[PathBuf], bundles: Bundles, clock: Clock) -> Result<Self, FileError> {
         let (sender, revoked) = watch::channel(Arc::default());
         let lists = Mutex::new(vec![Vec::new(); paths.len()]);
         let published = Arc::new(Published { lists, sender, clock });
         let (mut files, mut tasks) = (Vec::new(), Vec::new());
         for (index, path) in paths.iter().enumerate() {
-            let (published, roots) = (Arc::clone(&published), Arc::clone(&roots));
+            let (published, trusted) = (Arc::clone(&published), Arc::clone(&bundles));
             let load = move |path: &Path, text: &str| {
-                let lists = lists::read(path, text, &roots())?;
+                let lists = lists::read(path, text, &trusted())?;
                 published.put(index, lists).map_err(|message| FileError::Invalid {
                     path: path.to_owned(),
                     line: 1,

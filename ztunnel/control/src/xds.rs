@@ -112,15 +112,20 @@ impl ControlPlane {
 async fn follow(session: Session) {
     let mut backoff = Backoff::default();
     loop {
-        let begun = tokio::time::Instant::now();
+        let (begun, heard) = (tokio::time::Instant::now(), session.responses());
         let ended = session.run().await;
-        let pause = backoff.next(begun.elapsed(), rand::random());
+        let pause = backoff.next(begun.elapsed(), session.responses() > heard, rand::random());
         session.ended(&ended, pause);
         sleep(pause).await;
     }
 }
 
 impl Session {
+    /// All that ever came.
+    fn responses(&self) -> u64 {
+        self.status.borrow().types.values().map(|of_type| of_type.responses).sum()
+    }
+
     fn ended(&self, ended: &Result<(), session::SessionError>, pause: Duration) {
         self.on_demand.iter().for_each(|on_demand| on_demand.set_connected(false));
         self.status.send_modify(|status| {

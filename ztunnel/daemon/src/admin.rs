@@ -161,6 +161,7 @@ impl Admin {
                 let stale = self.state.stale().map(|stale| format!("{stale}\n")).unwrap_or_default();
                 Answer::text(StatusCode::OK, format!("ready\n{stale}"))
             }
+            (_, "/healthz/ready") => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
             _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /healthz/ready\n"),
         }
     }

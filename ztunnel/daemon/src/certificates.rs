@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use control::{
-    BundleFile, CaWatch, CertificateEvent, CertificateSettings, CertificateStatus, Certificates, EmbeddedCa,
-    FileStatus, IstioCa, OwnRoots, system_clock,
+    BundleFile, Bundles, CaWatch, CertificateEvent, CertificateSettings, CertificateStatus, Certificates,
+    EmbeddedCa, FileStatus, IstioCa, system_clock,
 };
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
-use model::{SharedSnapshot, Snapshot, TrustDomain, TrustDomains};
+use model::{SharedSnapshot, Snapshot, SvidSource, TrustDomain, TrustDomains};
 use telemetry::metrics::Page;
 
 use crate::config::Config;
@@ -76,10 +76,10 @@ impl Source {
         &self.certificates
     }
 
-    /// The roots of the mesh's own trust domain, as they are whenever it is asked: who may sign revocation lists.
-    pub(crate) fn roots(&self) -> OwnRoots {
+    /// Whose roots may sign revocation lists, whenever it is asked.
+    pub(crate) fn trusted(&self) -> Bundles {
         let certificates = Arc::clone(&self.certificates);
-        Arc::new(move || certificates.own_bundle())
+        Arc::new(move || certificates.trust())
     }
 
     /// The accounts of the files, by what they are.

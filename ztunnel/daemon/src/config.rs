@@ -216,6 +216,12 @@ impl Config {
         }
         self.dns.check()?;
         self.cni.check()?;
+        if self.same_node == SameNode::Direct && self.cni.zds_socket.is_some() {
+            bail!(
+                "sameNode: direct is not available with cni.zdsSocket: the CNI's agent names a pod and its namespace, and not its \
+                 addresses, so that enrolment does not vouch for who is reached; leave it at `tunnel`"
+            );
+        }
         if self.pod_source.is_some() && self.node_name.is_empty() {
             bail!("nodeName is not set: podSource needs it, to watch this node's pods and no others");
         }

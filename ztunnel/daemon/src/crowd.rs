@@ -34,6 +34,30 @@ impl Crowd {
     }
 }
 
+/// Fewer resources of a control plane at once leave nothing behind that is worth the work.
+const PUSH: u64 = 1000;
+
+/// When a large push has passed, and the memory that it took to receive it should go.
+#[derive(Default)]
+pub(crate) struct Push {
+    /// How many resources had come when memory was last given back, and by the last question.
+    given_back: u64,
+    lately: u64,
+}
+
+impl Push {
+    /// Whether it is the time, with so many resources that have come in all.
+    pub(crate) fn has_passed(&mut self, came: u64) -> bool {
+        let quiet = came - self.lately < PUSH / 10;
+        self.lately = came;
+        let passed = quiet && came - self.given_back >= PUSH;
+        if passed {
+            self.given_back = came;
+        }
+        passed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +80,15 @@ mod tests {
         assert!(!crowd.has_gone(0, 32, 10_000), "it has just ended");
         assert!(crowd.has_gone(0, 1, 10_001));
         assert!(!crowd.has_gone(0, 1, 10_002));
+    }
+
+    /// Else what a whole mesh took to receive, as much again as the mesh, would be kept for ever.
+    #[test]
+    fn a_push_that_has_passed_is_noticed_once() {
+        let mut push = Push::default();
+        let came = [100, 10_000, 20_000, 20_010, 20_010, 20_900, 21_500, 21_510];
+        let noticed = came.map(|came| push.has_passed(came));
+        assert_eq!(noticed, [false, false, false, true, false, false, false, true]);
     }
 
     /// Else the work would be done every few seconds, for nothing.

@@ -20,7 +20,7 @@ use std::{
 
 use control::{Certificates, LocalPod};
 use futures::StreamExt;
-use model::{SharedSnapshot, WorkloadUid, authorize::MtlsMode};
+use model::{SharedSnapshot, SpiffeId, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
 use proxy::{LocalWorkload, Proxy, Stop};
 use redirect::{EnrolledPod, OlderConnection, RedirectError, Redirection};
@@ -50,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) drain: CancellationToken,
     enrolled: Mutex<HashMap<WorkloadUid, Enrolled>>,
     problems: Mutex<BTreeMap<WorkloadUid, String>>,
+    /// Of the pods that are served, as the mesh state had them last.
+    identities: Mutex<HashMap<WorkloadUid, SpiffeId>>,
     leaving: Mutex<HashMap<WorkloadUid, Leaving>>,
     /// The tasks of those that are leaving.
     endings: TaskTracker,
@@ -96,6 +98,7 @@ impl Node {
             drain: CancellationToken::new(),
             enrolled: Mutex::default(),
             problems: Mutex::default(),
+            identities: Mutex::default(),
             leaving: Mutex::default(),
             endings: TaskTracker::new(),
             told_superseded: AtomicBool::new(false),

@@ -23,13 +23,13 @@ use crate::{
     admin::{self, Admin},
     certificates,
     config::{Config, SameNode},
-    crowd::Crowd,
+    crowd::{Crowd, Push},
     logging::Log,
     metrics,
     node::{Node, Parts},
     pods::PodSource,
     privileges,
-    state::State,
+    state::{State, StateStatus},
 };
 
 /// For everything but connections and tunnels: listeners, namespaces, files, endpoints, pipes.
@@ -77,7 +77,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     let authority = certificates::Source::start(&config).await?;
     let certificates = Arc::clone(authority.certificates());
     let revocation =
-        RevocationFiles::start(&config.revocation_lists, authority.roots(), system_clock()).await?;
+        RevocationFiles::start(&config.revocation_lists, authority.trusted(), system_clock()).await?;
     let ledgers = Arc::new(Ledgers::new(config.access_log.choice()));
     let tunnel = Tunnel::new(tunnel_settings(&config, &ledgers), Arc::clone(&certificates));
     heed(&revocation, &certificates, &tunnel);
@@ -138,7 +138,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     tokio::spawn(Arc::clone(&node).run(desired));
     tokio::spawn(Arc::clone(&node).watch_over());
     tokio::spawn(Arc::clone(&node).outlive_successors());
-    tokio::spawn(keep_small(Arc::clone(&ledgers), ready.clone()));
+    tokio::spawn(keep_small(Arc::clone(&ledgers), state.status(), ready.clone()));
     let serving = async {
         pods.complete().await;
         ready.cancel();
@@ -155,14 +155,15 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     Ok(())
 }
 
-/// What it took to start is not needed again, and what it took to serve a crowd not soon.
-async fn keep_small(ledgers: Arc<Ledgers>, ready: CancellationToken) {
+/// What it took to start is not needed again, and what it took to serve a crowd or to hear of a whole mesh not soon.
+async fn keep_small(ledgers: Arc<Ledgers>, state: StateStatus, ready: CancellationToken) {
     ready.cancelled().await;
-    let (mut crowd, mut started) = (Crowd::default(), false);
+    let (mut crowd, mut push, mut started) = (Crowd::default(), Push::default(), false);
     loop {
         sleep(UPKEEP_INTERVAL).await;
         let gone = crowd.has_gone(ledgers.count(), ledgers.take_crest(), ledgers.opened());
-        if gone || !std::mem::replace(&mut started, true) {
+        let passed = push.has_passed(state.came());
+        if gone || passed || !std::mem::replace(&mut started, true) {
             redirect::give_back_memory();
             redirect::let_go_of_code();
         }

@@ -113,6 +113,16 @@ impl StateStatus {
         Some(format!("the control plane {} is gone; the mesh state is of {age} ago", status.address))
     }
 
+    /// Resources that a control plane has sent so far.
+    pub(crate) fn came(&self) -> u64 {
+        match self {
+            Self::File(_) => 0,
+            Self::ControlPlane(status) => {
+                status.borrow().types.values().map(|of_type| of_type.resources).sum()
+            }
+        }
+    }
+
     /// The file that it is from, if it is.
     pub(crate) fn file(&self) -> Option<FileStatus> {
         match self {

@@ -26,6 +26,8 @@ pub enum Refusal {
     ReservedPort(u16),
     #[error("service {service} has no port {port}")]
     NoSuchServicePort { service: ServiceKey, port: u16 },
+    #[error("`{0}` has the address, and what the control plane said of it cannot be read")]
+    Unreadable(String),
     #[error("service {0} has no healthy endpoint")]
     NoHealthyEndpoint(ServiceKey),
     #[error("waypoint {0} is not in the mesh state")]
@@ -76,6 +78,7 @@ impl Refusal {
             Self::UnknownDestination(_) => "unknown_destination",
             Self::ReservedPort(_) => "reserved_port",
             Self::NoSuchServicePort { .. } => "no_such_service_port",
+            Self::Unreadable(_) => "unreadable",
             Self::NoHealthyEndpoint(_) => "no_healthy_endpoint",
             Self::UnknownWaypoint(_) => "unknown_waypoint",
             Self::NoEndpointInScope(_) => "no_endpoint_in_scope",
@@ -108,6 +111,7 @@ impl Refusal {
             | Self::UnknownDestination(_)
             | Self::ReservedPort(_)
             | Self::NoSuchServicePort { .. }
+            | Self::Unreadable(_)
             | Self::NoHealthyEndpoint(_)
             | Self::UnknownWaypoint(_)
             | Self::NoEndpointInScope(_)

@@ -157,7 +157,8 @@ fn holders<'a>(
     let exact = snapshot.known_service_at(&address, &source.namespace);
     let workload = snapshot.workload_at(&address);
     let around = || snapshot.known_service_around(&address, &source.namespace);
-    (if workload.is_none() { exact.or_else(around) } else { exact }, workload)
+    let is_nobody_s = workload.is_none() && snapshot.unreadable_at(&address).is_none();
+    (if is_nobody_s { exact.or_else(around) } else { exact }, workload)
 }
 
 /// Whether the address is a service's or a workload's.
@@ -226,6 +227,7 @@ impl Resolver<'_> {
         service: Option<&Arc<Service>>,
     ) -> Result<Resolved, Refusal> {
         let Some(workload) = workload else {
+            refuse_unreadable(self.snapshot, self.source, target.ip())?;
             return Ok(passthrough(self.source, target, None, service.cloned()).into());
         };
         if let Some(waypoint) = passed_waypoint(self.snapshot, self.source, workload.waypoint.as_deref()) {
@@ -234,6 +236,11 @@ impl Resolver<'_> {
         }
         Ok(to_workload(self.snapshot, self.source, Arc::clone(workload), target, service.cloned()).into())
     }
+}
+
+fn refuse_unreadable(snapshot: &Snapshot, source: &Workload, ip: IpAddr) -> Result<(), Refusal> {
+    let unreadable = snapshot.unreadable_at(&NetworkAddress { network: source.network.clone(), ip });
+    unreadable.map_or(Ok(()), |name| Err(Refusal::Unreadable(name.to_string())))
 }
 
 fn to_workload(

@@ -1,20 +1,24 @@
 //! Certificates that their issuers have taken back before their time.
 //!
-//! A serial number means nothing without the issuer who gave it, so both are looked up together. A look-up costs the
-//! same however long the lists are.
+//! A serial number means nothing without the issuer who gave it, and an issuer's name nothing without the trust domain
+//! whose roots stand behind it, so all are looked up together. A look-up costs the same however long the lists are.
 
 use std::{collections::HashSet, sync::Arc};
+
+use crate::TrustDomain;
 
 /// What a revocation list names a certificate by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateId {
+    trust_domain: TrustDomain,
     issuer: Box<[u8]>,
     serial: Box<[u8]>,
 }
 
-/// What one issuer has revoked.
+/// What one issuer has revoked, of the trust domains whose bundle stands behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationList {
+    trust_domains: Box<[TrustDomain]>,
     issuer: Box<[u8]>,
     serials: HashSet<Box<[u8]>>,
 }
@@ -24,17 +28,23 @@ pub struct RevocationList {
 pub struct Revoked(Vec<Arc<RevocationList>>);
 
 impl CertificateId {
-    /// The issuer's name in DER, as it stands in the certificate, and the content of the serial number's INTEGER.
-    pub fn new(issuer: &[u8], serial: &[u8]) -> Self {
-        Self { issuer: issuer.into(), serial: number(serial).into() }
+    /// The trust domain of the leaf; the issuer's name in DER, as it stands in the certificate; and the content of the
+    /// serial number's INTEGER.
+    pub fn new(trust_domain: &TrustDomain, issuer: &[u8], serial: &[u8]) -> Self {
+        let (issuer, serial) = (issuer.into(), number(serial).into());
+        Self { trust_domain: trust_domain.clone(), issuer, serial }
     }
 }
 
 impl RevocationList {
     /// The issuer's name in DER, and the content of each serial number's INTEGER.
-    pub fn new<'a>(issuer: &[u8], serials: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub fn new<'a>(
+        trust_domains: impl IntoIterator<Item = TrustDomain>,
+        issuer: &[u8],
+        serials: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Self {
         let serials = serials.into_iter().map(|serial| number(serial).into()).collect();
-        Self { issuer: issuer.into(), serials }
+        Self { trust_domains: trust_domains.into_iter().collect(), issuer: issuer.into(), serials }
     }
 
     pub fn len(&self) -> usize {
@@ -48,9 +58,11 @@ impl RevocationList {
 
 impl Revoked {
     pub fn contains(&self, certificate: &CertificateId) -> bool {
-        self.0
-            .iter()
-            .any(|list| list.issuer == certificate.issuer && list.serials.contains(&certificate.serial))
+        self.0.iter().any(|list| {
+            list.issuer == certificate.issuer
+                && list.serials.contains(&certificate.serial)
+                && list.trust_domains.contains(&certificate.trust_domain)
+        })
     }
 
     /// How many certificates are listed.
@@ -75,14 +87,18 @@ fn number(serial: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
+    fn domain(name: &str) -> TrustDomain {
+        name.parse().unwrap()
+    }
+
     fn revoked(lists: &[(&[u8], &[&[u8]])]) -> Revoked {
         let list = |(issuer, serials): &(&[u8], &[&[u8]])| {
-            Arc::new(RevocationList::new(issuer, serials.iter().copied()))
+            Arc::new(RevocationList::new([domain("td"), domain("alias")], issuer, serials.iter().copied()))
         };
         lists.iter().map(list).collect()
     }
 
-    /// Fails if one issuer could revoke another's certificates, or a zero before a number hid it.
+    /// Fails if one issuer could revoke another's certificates, or one of the same name those of another trust domain, or a zero before a number hid it.
     #[test]
     fn a_serial_number_is_its_issuers() {
         let revoked = revoked(&[(b"a", &[&[0, 0x80], &[7]]), (b"b", &[&[9]])]);
@@ -95,11 +111,10 @@ mod tests {
             (b"b", &[9], true),
             (b"c", &[9], false),
         ] {
-            assert_eq!(
-                revoked.contains(&CertificateId::new(issuer, serial)),
-                expected,
-                "{issuer:?} {serial:?}"
-            );
+            for (name, is_of) in [("td", true), ("alias", true), ("other", false)] {
+                let id = CertificateId::new(&domain(name), issuer, serial);
+                assert_eq!(revoked.contains(&id), expected && is_of, "{name} {issuer:?} {serial:?}");
+            }
         }
         assert_eq!(revoked.count(), 3);
     }

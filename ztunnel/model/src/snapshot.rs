@@ -19,10 +19,12 @@ mod filed;
 mod services;
 #[cfg(test)]
 mod tests;
+mod unreadable;
 
-use filed::{Before, ByAddress, ByUid};
+use filed::{Before, BeforeName, ByAddress, ByHostname, ByUid};
 pub(crate) use services::KnownService;
 use services::Services;
+use unreadable::Unreadable;
 
 /// Cloning is cheap: the maps are persistent and share their nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +33,8 @@ pub struct Snapshot {
     /// Of those that have an address, the first by uid holds it. Two can only while a change is under way, such as a
     /// pod's address going to its successor; the rule must not depend on who came first.
     by_address: OrdSet<ByAddress>,
+    /// Those that have one.
+    by_hostname: OrdSet<ByHostname>,
     /// How many workloads of the host network are at each of their nodes' addresses.
     at_node_address: HashMap<NetworkAddress, usize>,
     services: Services,
@@ -39,6 +43,7 @@ pub struct Snapshot {
     namespace_policies: HashMap<Arc<str>, PolicySet>,
     settings: Arc<Settings>,
     trust_domains: Arc<TrustDomains>,
+    unreadable: Unreadable,
 }
 
 impl Snapshot {
@@ -48,6 +53,9 @@ impl Snapshot {
         let workload = Arc::new(workload);
         for filed in by_address(&workload) {
             self.by_address.insert(filed);
+        }
+        if !workload.hostname.is_empty() {
+            self.by_hostname.insert(ByHostname(Arc::clone(&workload)));
         }
         for address in node_addresses(&workload) {
             *self.at_node_address.entry(address).or_default() += 1;
@@ -68,6 +76,7 @@ impl Snapshot {
         for filed in by_address(&old) {
             self.by_address.remove(&filed);
         }
+        self.by_hostname.remove(&ByHostname(Arc::clone(&old)));
         self.services.remove_endpoint(&old);
     }
 
@@ -109,6 +118,22 @@ impl Snapshot {
         }
     }
 
+    /// Nobody is sent to these addresses, as something called `name` has them that cannot be read; what else is known to be
+    /// there counts first. Whether anything is different now.
+    pub fn close(&mut self, name: &str, addresses: &[NetworkAddress]) -> bool {
+        self.unreadable.insert(name, addresses)
+    }
+
+    /// `name` is gone, or can be read. Whether it had closed any address.
+    pub fn reopen(&mut self, name: &str) -> bool {
+        self.unreadable.remove(name)
+    }
+
+    /// The addresses that `name` has closed.
+    pub fn closed_by(&self, name: &str) -> &[NetworkAddress] {
+        self.unreadable.of(name)
+    }
+
     /// They must have passed [`Settings::check`].
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = Arc::new(settings);
@@ -134,6 +159,17 @@ impl Snapshot {
     pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
         let first = self.by_address.range(Before(address)..).next();
         first.filter(|filed| filed.is_at(address)).map(|filed| &filed.workload)
+    }
+
+    /// Of several of one name in its namespace, the first by uid.
+    pub fn workload_named(&self, name: &ServiceKey) -> Option<&Arc<Workload>> {
+        let first = self.by_hostname.range(BeforeName(name)..).next();
+        first.filter(|filed| filed.is_called(name)).map(|ByHostname(workload)| workload)
+    }
+
+    /// What cannot be read and has the address, unless it is a node's, where nobody speaks mutual TLS.
+    pub(crate) fn unreadable_at(&self, address: &NetworkAddress) -> Option<&Arc<str>> {
+        self.unreadable.at(address).filter(|_| !self.is_node_address(address))
     }
 
     /// Whether workloads of the host network are known there.

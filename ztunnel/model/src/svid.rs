@@ -6,9 +6,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::SpiffeId;
 
+mod authority;
 mod leaf;
 mod trust;
 
+pub use authority::{NotAnAuthority, authority_domain};
 pub use leaf::{Leaf, NotALeaf};
 pub use trust::{Trust, TrustBundle, TrustDomains};
 

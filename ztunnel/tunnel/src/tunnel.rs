@@ -150,7 +150,7 @@ impl<S: SvidSource> Tunnel<S> {
         let handshake = TlsAcceptor::from(own.server()).accept(tcp);
         let stream = within(Phase::Tls, settings.deadlines.tls, handshake).await?.map_err(classify)?;
         let peer = peer(stream.get_ref().1)?;
-        let standing = self.0.stand(stream.get_ref().1, &own)?;
+        let standing = self.0.stand(stream.get_ref().1, &peer.identity, &own)?;
         let preface = Session::start(stream, (peer, standing), settings, (budgets, identity));
         within(Phase::Preface, settings.deadlines.preface, preface)
             .await?
@@ -202,7 +202,7 @@ impl<S: SvidSource> Inner<S> {
         require_http2(stream.get_ref().1).map_err(DialError::Tls)?;
         let mut peer = peer(stream.get_ref().1).map_err(DialError::Tls)?;
         peer.until = peer.until.min(instant(svid.not_after));
-        let standing = self.stand(stream.get_ref().1, &own).map_err(DialError::Tls)?;
+        let standing = self.stand(stream.get_ref().1, &peer.identity, &own).map_err(DialError::Tls)?;
         let preface = start(stream, (peer, standing, local), gauge, &self.settings, &self.budgets);
         let (live, driver) = within(Phase::Preface, deadlines.preface, preface)
             .await?
@@ -212,9 +212,14 @@ impl<S: SvidSource> Inner<S> {
     }
 
     /// From here on the connection ends with the certificates that have just been proven on it.
-    fn stand(&self, connection: &CommonState, own: &Identity) -> Result<Standing, TlsFailure> {
-        let peer = connection.peer_certificates().unwrap_or_default();
-        self.revocation.enter(peer, own.ids())
+    fn stand(
+        &self,
+        connection: &CommonState,
+        peer: &SpiffeId,
+        own: &Identity,
+    ) -> Result<Standing, TlsFailure> {
+        let chain = connection.peer_certificates().unwrap_or_default();
+        self.revocation.enter(peer.trust_domain(), chain, own.ids())
     }
 
     async fn svid<E: From<Phase> + From<model::SvidError>>(

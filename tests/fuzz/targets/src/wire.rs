@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use control::fuzzing::{Converted, xds_resource, zds_packet};
 use model::{
-    ClientAddr, OriginalDst, Snapshot, SpiffeId, TrustDomain, Workload, WorkloadUid,
+    ClientAddr, NetworkAddress, OriginalDst, Refusal, Snapshot, SpiffeId, TrustDomain, Workload, WorkloadUid,
     authorize::{InboundFacts, authorize_inbound},
     policy::{Action, Policy},
     resolve::{Choice, resolve},
@@ -53,6 +53,11 @@ pub fn xds_address(data: &[u8]) {
             snapshot.insert_service(service);
         }
         Ok(Converted::Policy(..)) => panic!("an address is taken for a policy"),
+        Ok(Converted::Unreadable(addresses, flaw)) => {
+            assert!(!flaw.is_empty(), "refused for nothing");
+            snapshot.close(&name, &addresses);
+            addresses.iter().for_each(|address| check_closed(&snapshot, address));
+        }
         Err(why) => return assert!(!why.is_empty(), "refused for nothing"),
     }
     ask(&snapshot);
@@ -67,6 +72,15 @@ fn check_workload(workload: &Workload, name: &str) {
 fn check_service(service: &Service, name: &str) {
     assert_eq!(service.key().to_string(), name);
     assert!(!service.ports.contains_key(&0), "{:?}", service.ports);
+}
+
+/// Nobody knows who is there, so nobody is sent there.
+fn check_closed(snapshot: &Snapshot, address: &NetworkAddress) {
+    let mut client = (*workload("client")).clone();
+    client.network = address.network.clone();
+    let asked = OriginalDst(SocketAddr::new(address.ip, 80));
+    let resolved = resolve(snapshot, &client, asked, &Choice::of(3));
+    assert!(matches!(resolved, Err(Refusal::Unreadable(_))), "{address}: {resolved:?}");
 }
 
 /// A way to every address that there is, and into every workload.

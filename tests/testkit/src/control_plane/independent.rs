@@ -94,6 +94,12 @@ impl Independent {
         self.say(&json!({"remove": [{"type": type_url, "name": name}]}))
     }
 
+    /// As if it had gone while no stream stood: nobody is told.
+    pub fn lose_all(&mut self, type_url: &str, names: &[String]) -> Result<()> {
+        let all: Vec<_> = names.iter().map(|name| json!({"type": type_url, "name": name})).collect();
+        self.say(&json!({"remove": all, "quiet": true}))
+    }
+
     pub fn end_streams(&mut self) -> Result<()> {
         self.say(&json!({"end": true}))
     }

@@ -33,7 +33,7 @@ pub(super) fn known(state: &Value) -> Result<Vec<Known>> {
     Ok(of_services.chain(of_workloads).collect())
 }
 
-fn resource(name: &str, aliases: Vec<String>, content: Type) -> Known {
+pub(super) fn resource(name: &str, aliases: Vec<String>, content: Type) -> Known {
     Known::address(name, aliases, Address { r#type: Some(content) }.encode_to_vec())
 }
 

@@ -1,10 +1,10 @@
 //! The server: TLS, HTTP/2, and the stream of each client.
 
-use std::{convert::Infallible, net::TcpListener, pin::Pin, sync::Arc};
+use std::{convert::Infallible, net::TcpListener, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, stream::unfold};
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::{Request, Response, body::Frame, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use rustls::ServerConfig;
 use tokio::{
     runtime,
     sync::{mpsc::unbounded_channel, oneshot},
+    time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -55,14 +56,38 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, book: Arc<Mutex<Bo
 }
 
 async fn answer(discovery: Discovery, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    if discovery.0.lock().conduct == Conduct::HalfMessage {
+    let conduct = discovery.0.lock().conduct;
+    if conduct == Conduct::HalfMessage {
         return Ok(half_a_message());
     }
-    AggregatedDiscoveryServiceServer::new(discovery)
+    let answer = AggregatedDiscoveryServiceServer::new(discovery)
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX)
         .call(request)
-        .await
+        .await?;
+    Ok(if conduct == Conduct::Slow { answer.map(trickling) } else { answer })
+}
+
+/// At most this many bytes in each millisecond.
+const TRICKLE: usize = 32;
+
+fn trickling(body: Body) -> Body {
+    let pieces = unfold((body, Bytes::new()), |(mut body, mut rest)| async move {
+        if rest.is_empty() {
+            let frame = match body.frame().await? {
+                Ok(frame) => frame,
+                Err(error) => return Some((Err(error), (body, rest))),
+            };
+            match frame.into_data() {
+                Ok(data) => rest = data,
+                Err(trailers) => return Some((Ok(trailers), (body, rest))),
+            }
+        }
+        sleep(Duration::from_millis(1)).await;
+        let piece = rest.split_to(rest.len().min(TRICKLE));
+        Some((Ok(Frame::data(piece)), (body, rest)))
+    });
+    Body::new(StreamBody::new(pieces))
 }
 
 /// The frame says a hundred bytes; ten follow, then the stream breaks.

@@ -32,7 +32,7 @@ pub enum CaFiles {
 pub enum RootError {
     #[error("{path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{path} is readable for others than its owner (mode {mode:o}); cure: `chmod 600 {path}`", path = path.display())]
+    #[error("{path} is readable for others than its owner (mode {mode:o}); cure: `chmod 600 {path}`; of a Secret's volume, `defaultMode: 0400` and no `fsGroup`", path = path.display())]
     Exposed { path: PathBuf, mode: u32 },
     #[error("{path} belongs to user {owner}, who could read it; cure: `chown {user} {path}`", path = path.display())]
     Foreign { path: PathBuf, owner: u32, user: u32 },
@@ -138,7 +138,10 @@ pub(super) fn parse_certificates(pem: &[u8], path: &Path) -> Result<Vec<Certific
 fn read(file: File, path: &Path) -> Result<Vec<u8>, RootError> {
     let mut bytes = Vec::with_capacity(MAX_FILE_BYTES + 1);
     let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
-    file.take(limit).read_to_end(&mut bytes).map_err(at(path))?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(at(path))?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(unfit(path, format!("expected at most {MAX_FILE_BYTES} bytes")));
+    }
     Ok(bytes)
 }
 

@@ -88,7 +88,7 @@ impl Drop for Lease<'_> {
     }
 }
 
-fn message(
+pub(super) fn message(
     identity: &SpiffeId,
     request: &CertificateSigningRequestDer<'static>,
     lifetime: Duration,

@@ -84,6 +84,9 @@ impl Request {
 pub(super) fn is_revoked(svid: &Svid, revoked: &Revoked) -> bool {
     let parsed = svid.chain.iter().filter_map(|certificate| X509Certificate::from_der(certificate).ok());
     parsed
-        .map(|(_, certificate)| CertificateId::new(certificate.issuer().as_raw(), certificate.raw_serial()))
+        .map(|(_, certificate)| {
+            let domain = svid.identity.trust_domain();
+            CertificateId::new(domain, certificate.issuer().as_raw(), certificate.raw_serial())
+        })
         .any(|id| revoked.contains(&id))
 }

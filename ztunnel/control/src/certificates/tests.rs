@@ -157,7 +157,8 @@ async fn a_revoked_certificate_is_replaced_at_once_and_others_stay() {
     let a = house.certificates.svid(&id("a")).await.unwrap();
     let b = house.certificates.svid(&id("b")).await.unwrap();
     let (_, leaf) = X509Certificate::from_der(&a.chain[0]).unwrap();
-    let list = RevocationList::new(leaf.issuer().as_raw(), [leaf.raw_serial()]);
+    let list =
+        RevocationList::new([a.identity.trust_domain().clone()], leaf.issuer().as_raw(), [leaf.raw_serial()]);
     house.certificates.revoke(Arc::new([Arc::new(list)].into_iter().collect()));
     let again = house.certificates.svid(&id("a")).await.unwrap();
     assert_ne!(again.serial, a.serial);

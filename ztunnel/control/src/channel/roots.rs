@@ -52,7 +52,11 @@ impl RootCertificates {
 
 async fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut pem = Vec::new();
-    tokio::fs::File::open(path).await?.take(MAX_FILE_BYTES).read_to_end(&mut pem).await?;
+    tokio::fs::File::open(path).await?.take(MAX_FILE_BYTES + 1).read_to_end(&mut pem).await?;
+    // Cut off in silence, the roots at its end would be missing.
+    if pem.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("expected at most {MAX_FILE_BYTES} bytes")));
+    }
     Ok(pem)
 }
 

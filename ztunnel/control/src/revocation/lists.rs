@@ -6,7 +6,7 @@
 
 use std::{cmp::Ordering, path::Path, sync::Arc, time::SystemTime};
 
-use model::{revocation::RevocationList, svid::TrustBundle};
+use model::{Trust, TrustDomain, revocation::RevocationList, svid::TrustBundle};
 use rustls_pki_types::{
     CertificateDer,
     pem::{PemObject, SectionKind},
@@ -33,6 +33,8 @@ pub(super) const MAX_BYTES: u64 = 16 << 20;
 pub(super) struct List {
     pub(super) list: Arc<RevocationList>,
     issuer: String,
+    /// Of whom it speaks: those whose bundle its signer leads to, by all their names.
+    pub(super) trust_domains: Vec<TrustDomain>,
     /// Of the authority: two of one name count their lists each for itself.
     key: Vec<u8>,
     /// Its digits to the base of 256, without leading zeros.
@@ -49,7 +51,7 @@ struct Section {
 }
 
 /// All lists of the file, or what is wrong with the first that is no good.
-pub(super) fn read(path: &Path, text: &str, roots: &TrustBundle) -> Result<Vec<List>, FileError> {
+pub(super) fn read(path: &Path, text: &str, trust: &Trust) -> Result<Vec<List>, FileError> {
     let invalid =
         |line: u64, message: String| FileError::Invalid { path: path.to_owned(), line, column: 1, message };
     if text.matches("-----BEGIN CERTIFICATE-----").nth(MAX_AUTHORITIES).is_some() {
@@ -64,7 +66,7 @@ pub(super) fn read(path: &Path, text: &str, roots: &TrustBundle) -> Result<Vec<L
         let message = "there is no revocation list; one without entries revokes nothing".to_owned();
         return Err(invalid(1, message));
     }
-    let authorities = authorities(&certificates, roots).map_err(|(line, message)| invalid(line, message))?;
+    let authorities = authorities(&certificates, trust).map_err(|(line, message)| invalid(line, message))?;
     let list = |section: &&Section| {
         list(&section.der, &authorities).map_err(|message| invalid(section.line, message))
     };
@@ -89,32 +91,55 @@ fn sections(text: &str) -> Result<Vec<Section>, u64> {
     Ok(sections)
 }
 
-/// The roots, and the authorities of the file that lead to one.
-fn authorities<'a>(
-    given: &[&'a Section],
-    roots: &'a TrustBundle,
-) -> Result<Vec<X509Certificate<'a>>, (u64, String)> {
-    let parse = |der: &'a [u8]| X509Certificate::from_der(der).map(|(_, certificate)| certificate);
-    let mut known: Vec<_> =
-        roots.roots.iter().filter_map(|root: &CertificateDer<'_>| parse(root).ok()).collect();
-    let mut waiting = Vec::new();
+/// Who may sign lists about the certificates of one bundle's trust domain.
+struct Authorities<'a> {
+    trust_domains: Vec<TrustDomain>,
+    certificates: Vec<X509Certificate<'a>>,
+}
+
+/// For each bundle its roots, and the authorities of the file that lead to one. Each must lead to one of some bundle.
+fn authorities<'a>(given: &[&'a Section], trust: &'a Trust) -> Result<Vec<Authorities<'a>>, (u64, String)> {
+    let mut certificates = Vec::new();
     for section in given {
-        let certificate = parse(&section.der).map_err(|_| (section.line, "not a certificate".to_owned()))?;
-        waiting.push((section.line, certificate));
+        let parsed = X509Certificate::from_der(&section.der);
+        let (_, certificate) = parsed.map_err(|_| (section.line, "not a certificate".to_owned()))?;
+        certificates.push((section.line, certificate));
     }
+    let mut stray: Vec<u64> = certificates.iter().map(|(line, _)| *line).collect();
+    let mut all = Vec::new();
+    for bundle in trust.bundles() {
+        let (known, strangers) = leading_to(bundle, certificates.clone());
+        stray.retain(|line| strangers.contains(line));
+        let trust_domains = trust.domains().names(&bundle.trust_domain).cloned().collect();
+        all.push(Authorities { trust_domains, certificates: known });
+    }
+    match certificates.iter().find(|(line, _)| stray.contains(line)) {
+        Some((line, certificate)) => {
+            let subject = certificate.subject();
+            Err((*line, format!("`{subject}` is no authority that leads to a root of the mesh")))
+        }
+        None => Ok(all),
+    }
+}
+
+/// The bundle's roots and those that lead to one; and the lines of those that do not.
+fn leading_to<'a>(
+    bundle: &'a TrustBundle,
+    mut waiting: Vec<(u64, X509Certificate<'a>)>,
+) -> (Vec<X509Certificate<'a>>, Vec<u64>) {
+    let parse = |root: &'a CertificateDer<'_>| X509Certificate::from_der(root).ok();
+    let mut known: Vec<_> =
+        bundle.roots.iter().filter_map(parse).map(|(_, certificate)| certificate).collect();
     // Each round takes in those whose issuer is known by then.
-    while !waiting.is_empty() {
+    loop {
         let (ready, rest): (Vec<_>, Vec<_>) =
             waiting.into_iter().partition(|(_, certificate)| vouched_for(certificate, &known));
-        if let (true, Some((line, certificate))) = (ready.is_empty(), rest.first()) {
-            let subject = certificate.subject();
-            let message = format!("`{subject}` is no authority that leads to a root of the mesh");
-            return Err((*line, message));
+        if ready.is_empty() {
+            return (known, rest.into_iter().map(|(line, _)| line).collect());
         }
         known.extend(ready.into_iter().map(|(_, certificate)| certificate));
         waiting = rest;
     }
-    Ok(known)
 }
 
 fn vouched_for(certificate: &X509Certificate<'_>, known: &[X509Certificate<'_>]) -> bool {
@@ -125,25 +150,48 @@ fn vouched_for(certificate: &X509Certificate<'_>, known: &[X509Certificate<'_>])
     certificate.is_ca() && known.iter().any(signs)
 }
 
-fn list(der: &[u8], authorities: &[X509Certificate<'_>]) -> Result<List, String> {
+fn list(der: &[u8], authorities: &[Authorities<'_>]) -> Result<List, String> {
     let (rest, list) =
         CertificateRevocationList::from_der(der).map_err(|_| "not a revocation list".to_owned())?;
     if !rest.is_empty() {
         return Err("something follows the revocation list".to_owned());
     }
     let issuer = list.issuer().to_string();
-    let key = check_signature(&list, authorities)
-        .map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
+    let (key, trust_domains) =
+        signer(&list, authorities).map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
     check_extensions(&list).map_err(|problem| format!("the list of `{issuer}`: {problem}"))?;
     let serials = list.iter_revoked_certificates().map(|entry| entry.raw_serial());
     Ok(List {
-        list: Arc::new(RevocationList::new(list.issuer().as_raw(), serials)),
+        list: Arc::new(RevocationList::new(trust_domains.iter().cloned(), list.issuer().as_raw(), serials)),
         key,
         number: list.crl_number().map(|number| number.to_bytes_be()),
         this_update: instant(list.last_update()),
         next_update: list.next_update().map(instant),
+        trust_domains,
         issuer,
     })
+}
+
+const UNKNOWN_ISSUER: &str =
+    "its issuer is no root of the mesh, and no certificate in this file leads from it to one";
+
+/// The key that signed it, and of which trust domains it may speak.
+fn signer(
+    list: &CertificateRevocationList<'_>,
+    authorities: &[Authorities<'_>],
+) -> Result<(Vec<u8>, Vec<TrustDomain>), &'static str> {
+    let (mut signed, mut problem) = (None, UNKNOWN_ISSUER);
+    for Authorities { trust_domains, certificates } in authorities {
+        match check_signature(list, certificates) {
+            Ok(key) => {
+                signed.get_or_insert((key, Vec::new())).1.extend(trust_domains.iter().cloned());
+            }
+            // What is closer to the mark is told.
+            Err(found) if found != UNKNOWN_ISSUER => problem = found,
+            Err(_) => {}
+        }
+    }
+    signed.ok_or(problem)
 }
 
 /// The key that signed it. Names alone prove nothing: two roots of one name are not one authority.
@@ -154,9 +202,7 @@ fn check_signature(
     let named = |authority: &&X509Certificate<'_>| authority.subject().as_raw() == list.issuer().as_raw();
     let mut named = authorities.iter().filter(named).peekable();
     if named.peek().is_none() {
-        return Err(
-            "its issuer is no root of the mesh, and no certificate in this file leads from it to one",
-        );
+        return Err(UNKNOWN_ISSUER);
     }
     let signer = named.find(|authority| list.verify_signature(authority.public_key()).is_ok());
     let signer = signer.ok_or("it is not signed with the key of that authority")?;
@@ -235,6 +281,7 @@ impl List {
     pub(super) fn status(&self, now: SystemTime) -> ListStatus {
         ListStatus {
             issuer: self.issuer.clone(),
+            trust_domains: self.trust_domains.iter().map(ToString::to_string).collect(),
             revoked: self.list.len(),
             this_update: self.this_update,
             next_update: self.next_update,

@@ -64,13 +64,14 @@ fn bundle(roots: &[&Authority]) -> Arc<TrustBundle> {
     Arc::new(TrustBundle { trust_domain, roots })
 }
 
-fn roots_of(authority: &Authority) -> OwnRoots {
-    let bundle = bundle(&[authority]);
-    Arc::new(move || Arc::clone(&bundle))
+fn roots_of(authority: &Authority) -> Bundles {
+    let trust = Arc::new(Trust::alone((*bundle(&[authority])).clone()));
+    Arc::new(move || Arc::clone(&trust))
 }
 
 fn read(text: &str, roots: &[&Authority]) -> Result<Vec<List>, String> {
-    lists::read(Path::new("crl.pem"), text, &bundle(roots)).map_err(|error| error.to_string())
+    lists::read(Path::new("crl.pem"), text, &Trust::alone((*bundle(roots)).clone()))
+        .map_err(|error| error.to_string())
 }
 
 /// The limit only keeps a broken test from hanging.
@@ -81,9 +82,15 @@ async fn until(files: &RevocationFiles, what: impl FnMut(&FileStatus) -> bool) {
 }
 
 fn is_revoked(revoked: &Revoked, issuer: &Authority, serial: u64) -> bool {
+    is_revoked_in("cluster.local", revoked, issuer, serial)
+}
+
+/// Whether it is, for a certificate that is of this trust domain.
+fn is_revoked_in(domain: &str, revoked: &Revoked, issuer: &Authority, serial: u64) -> bool {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let (_, certificate) = X509Certificate::from_der(issuer.der()).unwrap();
-    revoked.contains(&CertificateId::new(certificate.subject().as_raw(), &serial.to_be_bytes()))
+    let domain = domain.parse().unwrap();
+    revoked.contains(&CertificateId::new(&domain, certificate.subject().as_raw(), &serial.to_be_bytes()))
 }
 
 /// Fails if a list of several authorities, or of one between root and leaf, is not understood.
@@ -104,6 +111,45 @@ fn lists_of_roots_and_of_authorities_that_lead_to_them_count() {
     }
     assert_eq!(revoked.count(), 4);
     assert_eq!(read(&crl(&a, &[], 60), &[&a]).unwrap()[0].list.len(), 0, "a list may be empty");
+}
+
+/// Fails if a partner's list revokes nothing, or can cut off somebody else's workload: of an authority of the same name, with
+/// the same number.
+#[test]
+fn a_list_speaks_of_the_trust_domain_whose_bundle_stands_behind_it() {
+    let (own, partner, shared) = (root("a root"), root("a root"), root("of both"));
+    let [mesh, old, other]: [TrustDomain; 3] =
+        ["mesh.example", "old.example", "partner.example"].map(|name| name.parse().unwrap());
+    let of = |domain: &TrustDomain, roots: [&Authority; 2]| {
+        let roots = roots.map(|root| root.der().clone()).into();
+        Arc::new(TrustBundle { trust_domain: domain.clone(), roots })
+    };
+    let domains = model::TrustDomains::new(mesh.clone(), [old], [other.clone()]);
+    let trust = Trust::new(Arc::new(domains), of(&mesh, [&own, &shared]), [of(&other, [&partner, &shared])]);
+    let below = below(&partner, "below");
+    let text = [
+        crl(&own, &[1], 60),
+        crl(&partner, &[2], 60),
+        crl(&shared, &[3], 60),
+        below.pem(),
+        crl(&below, &[4], 60),
+    ]
+    .concat();
+    let lists = lists::read(Path::new("crl.pem"), &text, &trust).unwrap();
+    let revoked: Revoked = lists.iter().map(|list| Arc::clone(&list.list)).collect();
+    for (issuer, serial, expected) in [
+        (&own, 1, [true, true, false, false]),
+        (&partner, 2, [false, false, true, false]),
+        (&shared, 3, [true, true, true, false]),
+        (&below, 4, [false, false, true, false]),
+    ] {
+        let of = ["mesh.example", "old.example", "partner.example", "stranger.example"];
+        assert_eq!(of.map(|domain| is_revoked_in(domain, &revoked, issuer, serial)), expected, "{serial}");
+    }
+    assert_eq!(lists[1].status(SystemTime::now()).trust_domains, ["partner.example"]);
+    let alone = Trust::alone((*of(&mesh, [&own, &shared])).clone());
+    let error = lists::read(Path::new("crl.pem"), &crl(&partner, &[2], 60), &alone).unwrap_err().to_string();
+    assert!(error.contains("not signed with the key"), "{error}");
 }
 
 /// Fails if anybody but an authority of the mesh can cut a workload off, or if a file says nothing without a word.

@@ -12,7 +12,7 @@ use model::{Snapshot, TrustDomain, WorkloadUid, policy::PolicyKey, service::Serv
 use proto::discovery::{DeltaDiscoveryResponse, Resource};
 
 use super::{
-    convert::{Converter, Object},
+    convert::{Converter, Object, policy_key},
     kind::Kind,
 };
 
@@ -26,6 +26,9 @@ pub(super) struct Holding {
     /// Those of which only what could be read is in force.
     curtailed_services: HashSet<ServiceKey>,
     curtailed_policies: HashSet<PolicyKey>,
+    /// Workloads and services of which nothing but addresses could be used, as they were sent last: those that have closed
+    /// addresses. A good version from before is in force all the same.
+    unreadable: HashSet<String>,
     /// Most resources of a push have the same.
     last_version: Version,
 }
@@ -48,6 +51,7 @@ impl Holding {
             policies: HashMap::new(),
             curtailed_services: HashSet::new(),
             curtailed_policies: HashSet::new(),
+            unreadable: HashSet::new(),
             last_version: Version::default(),
         }
     }
@@ -65,9 +69,8 @@ impl Holding {
         }
         for resource in &response.resources {
             let version = self.version(&resource.version);
-            let converted = self.converter.convert(kind, resource);
-            let accepted = converted.and_then(|object| self.accept(object, version, snapshot, &mut effect));
-            if let Err(reason) = accepted {
+            let object = self.converter.convert(kind, resource);
+            if let Err(reason) = self.accept(&resource.name, object, version, snapshot, &mut effect) {
                 effect.rejected.push((resource.name.clone(), reason));
             }
         }
@@ -77,12 +80,24 @@ impl Holding {
     /// An error is for the control plane to hear, whether or not something was made of the object.
     fn accept(
         &mut self,
+        name: &str,
         object: Object,
         version: Version,
         snapshot: &mut Snapshot,
         effect: &mut Effect,
     ) -> Result<(), String> {
+        if let Object::Unreadable(addresses, flaw) = object {
+            effect.changed += usize::from(snapshot.close(name, &addresses));
+            if addresses.is_empty() {
+                self.unreadable.remove(name);
+            } else {
+                self.unreadable.insert(name.to_owned());
+            }
+            return Err(flaw);
+        }
+        effect.changed += usize::from(self.forget_unreadable(name, snapshot));
         match object {
+            Object::Unreadable(..) => {}
             Object::Workload(workload) => {
                 self.workloads.insert(workload.uid.clone(), version);
                 if snapshot.workload(&workload.uid).is_none_or(|old| **old != workload) {
@@ -121,7 +136,7 @@ impl Holding {
         match kind {
             Kind::Address => self.remove_address(name, snapshot),
             Kind::Authorization => {
-                let Ok(key) = name.parse::<PolicyKey>() else { return false };
+                let key = policy_key(name);
                 snapshot.remove_policy(&key);
                 self.curtailed_policies.remove(&key);
                 self.policies.remove(&key).is_some()
@@ -129,8 +144,17 @@ impl Holding {
         }
     }
 
-    /// A uid may look like a service's name.
     fn remove_address(&mut self, name: &str, snapshot: &mut Snapshot) -> bool {
+        let was_unreadable = self.forget_unreadable(name, snapshot);
+        self.remove_readable(name, snapshot) || was_unreadable
+    }
+
+    fn forget_unreadable(&mut self, name: &str, snapshot: &mut Snapshot) -> bool {
+        self.unreadable.remove(name) && snapshot.reopen(name)
+    }
+
+    /// A uid may look like a service's name.
+    fn remove_readable(&mut self, name: &str, snapshot: &mut Snapshot) -> bool {
         let uid = WorkloadUid::new(name);
         if self.workloads.remove(&uid).is_some() {
             snapshot.remove_workload(&uid);
@@ -148,7 +172,11 @@ impl Holding {
             versions.iter().map(|(key, version)| (key.to_string(), version.as_ref().to_owned()))
         }
         match kind {
-            Kind::Address => texts(&self.workloads).chain(texts(&self.services)).collect(),
+            Kind::Address => {
+                // Under no version, so that they are sent again; what is in force from before goes before them.
+                let unreadable = self.unreadable.iter().map(|name| (name.clone(), String::new()));
+                unreadable.chain(texts(&self.workloads)).chain(texts(&self.services)).collect()
+            }
             Kind::Authorization => texts(&self.policies).collect(),
         }
     }
@@ -159,6 +187,14 @@ impl Holding {
 
     pub(super) fn workloads(&self) -> impl Iterator<Item = &WorkloadUid> {
         self.workloads.keys()
+    }
+
+    /// Those that there is no good version of.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = &String> {
+        self.unreadable.iter().filter(|name| {
+            let is_service = name.parse().is_ok_and(|key| self.services.contains_key(&key));
+            !is_service && !self.workloads.contains_key(&WorkloadUid::new(name))
+        })
     }
 
     pub(super) fn counts(&self) -> [(&'static str, usize); 3] {

@@ -100,6 +100,8 @@ pub struct OnDemand {
 
 #[derive(Debug, Default)]
 struct Book {
+    /// The pods of this node.
+    locals: Vec<WorkloadUid>,
     entries: HashMap<Wanted, Entry>,
     by_name: HashMap<String, Wanted>,
     /// Not asked for yet. All of them have an entry, so without a control plane they are no more than those.
@@ -130,24 +132,36 @@ impl OnDemand {
         self.connected.store(connected, Relaxed);
     }
 
-    /// The pods of this node: known for as long as they are here.
+    /// The pods of this node: known for as long as they are here, and so are the services that they are behind. Peers may ask
+    /// for a service by its name, and what a pod serves may be a service's to say.
     pub fn keep(&self, locals: &[WorkloadUid]) {
-        let wanted: HashSet<_> = locals.iter().cloned().map(Wanted::Workload).collect();
+        self.book.lock().locals = locals.to_vec();
+        self.keep_services();
+        self.changed.notify_one();
+    }
+
+    /// The services change with the state.
+    pub(super) fn keep_services(&self) {
+        let snapshot = self.snapshot.load();
         let mut book = self.book.lock();
+        let of_node = book.locals.iter().filter_map(|uid| snapshot.workload(uid));
+        let services = of_node.flat_map(|workload| workload.services.keys()).cloned().map(Wanted::Service);
+        let wanted: HashSet<_> = book.locals.iter().cloned().map(Wanted::Workload).chain(services).collect();
         for (name, entry) in &mut book.entries {
             entry.local &= wanted.contains(name);
         }
         for name in wanted {
             book.want(&name).local = true;
         }
-        drop(book);
-        self.changed.notify_one();
+        if !book.unasked.is_empty() {
+            self.changed.notify_one();
+        }
     }
 
     /// Since this was asked last.
     pub(super) fn changes(&self) -> Changes {
         let mut book = self.book.lock();
-        let Book { entries, by_name, unasked, given_up } = &mut *book;
+        let Book { entries, by_name, unasked, given_up, .. } = &mut *book;
         let (wanted, unwanted): (Vec<_>, _) = (unasked.drain().collect(), given_up.drain().collect());
         for name in &wanted {
             if let Some(entry) = by_name.get(name).and_then(|wanted| entries.get_mut(wanted)) {
@@ -172,7 +186,7 @@ impl OnDemand {
     pub(super) fn expire(&self, now: Instant) -> Vec<String> {
         let mut book = self.book.lock();
         let unused = |entry: &Entry| !entry.local && now - entry.used >= self.settings.unused_after;
-        let Book { entries, by_name, unasked, given_up } = &mut *book;
+        let Book { entries, by_name, unasked, given_up, .. } = &mut *book;
         let gone = entries.extract_if(|_, entry| unused(entry));
         let mut names: Vec<_> =
             gone.filter_map(|(wanted, entry)| forget(&wanted, &entry, by_name, unasked)).collect();
@@ -193,6 +207,13 @@ impl OnDemand {
         let book = self.book.lock();
         book.entries.contains_key(&Wanted::Workload(workload.uid.clone()))
             || workload.addresses().any(|address| book.entries.contains_key(&Wanted::Address(address)))
+    }
+
+    /// By its name or an address, as far as they can be read.
+    pub(super) fn needs_unreadable(&self, name: &str, addresses: &[NetworkAddress]) -> bool {
+        let book = self.book.lock();
+        let needs = |address: &NetworkAddress| book.entries.contains_key(&Wanted::Address(address.clone()));
+        book.by_name.contains_key(name) || addresses.iter().any(needs)
     }
 
     pub(super) fn needs_service(&self, key: &ServiceKey, service: &Service) -> bool {
@@ -270,7 +291,7 @@ impl Book {
         }
         let (_, &mut newest, _) = ages.select_nth_unstable(count - 1);
         let mut left = count;
-        let Self { entries, by_name, unasked, given_up } = self;
+        let Self { entries, by_name, unasked, given_up, .. } = self;
         entries.retain(|wanted, entry| {
             let goes = left > 0 && !entry.local && entry.used <= newest;
             if goes {

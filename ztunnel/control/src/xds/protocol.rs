@@ -3,7 +3,7 @@
 //! It outlives streams: what was accepted on one is what the next begins with. Every response is acknowledged or refused
 //! under its own nonce, whatever came before it, so neither gaps nor repetitions confuse it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use model::Snapshot;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
@@ -37,6 +37,33 @@ pub(super) struct Protocol {
     answered: BTreeSet<Kind>,
     /// Resources that were sent and cannot be used, as they were sent last.
     rejected: BTreeMap<(Kind, String), String>,
+    /// Addresses that are held and that this stream's first request had no room for. The control plane sends those that
+    /// there are, and does not know that it should speak of those that are gone.
+    untold: Untold,
+}
+
+#[derive(Default)]
+struct Untold {
+    names: HashSet<String>,
+    /// Whether the stream's first response has come,
+    heard: bool,
+    /// and whether it had when this was last asked.
+    due: bool,
+}
+
+impl Untold {
+    fn heard(&mut self, response: &DeltaDiscoveryResponse) {
+        self.heard = true;
+        if !self.names.is_empty() {
+            response.resources.iter().for_each(|resource| _ = self.names.remove(&resource.name));
+        }
+    }
+
+    /// What nobody has spoken of for all the time between two questions, since the stream's first response.
+    fn take(&mut self) -> HashSet<String> {
+        let is_due = std::mem::replace(&mut self.due, self.heard);
+        if is_due { std::mem::take(&mut self.names) } else { HashSet::new() }
+    }
 }
 
 /// What follows from a response.
@@ -57,18 +84,19 @@ impl Protocol {
             wanted: BTreeSet::new(),
             answered: BTreeSet::new(),
             rejected: BTreeMap::new(),
+            untold: Untold::default(),
         }
     }
 
     /// The first requests of a new stream, one of each type; then what did not fit into them.
-    pub(super) fn open(&self) -> Vec<DeltaDiscoveryRequest> {
+    pub(super) fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut later = Vec::new();
         let mut requests: Vec<_> = Kind::ALL.into_iter().map(|kind| self.first(kind, &mut later)).collect();
         requests.extend(later);
         requests
     }
 
-    fn first(&self, kind: Kind, later: &mut Vec<DeltaDiscoveryRequest>) -> DeltaDiscoveryRequest {
+    fn first(&mut self, kind: Kind, later: &mut Vec<DeltaDiscoveryRequest>) -> DeltaDiscoveryRequest {
         let mut request = DeltaDiscoveryRequest {
             node: Some(self.node.clone()),
             type_url: kind.type_url().to_owned(),
@@ -80,6 +108,11 @@ impl Protocol {
         // What is left out is only sent again. What is asked for by name needs the other half.
         let mut room = if by_name { REQUEST_BYTES / 2 } else { REQUEST_BYTES };
         request.initial_resource_versions.retain(|name, version| take(&mut room, name.len() + version.len()));
+        if kind == Kind::Address && !by_name {
+            let is_untold = |name: &String| !request.initial_resource_versions.contains_key(name);
+            let names = held.iter().filter(|name| is_untold(name)).cloned().collect();
+            self.untold = Untold { names, ..Untold::default() };
+        }
         // Without any name it would ask for everything, so what is asked for and given up at once is everything.
         // What came along with what was asked for shall be kept up to date too.
         if by_name {
@@ -119,6 +152,9 @@ impl Protocol {
                 let effect = self.holding.apply(kind, response, snapshot);
                 self.remember(kind, response, &effect);
                 self.answered.insert(kind);
+                if kind == Kind::Address {
+                    self.untold.heard(response);
+                }
                 let error = (!effect.rejected.is_empty()).then(|| told(&effect.rejected));
                 (effect, error)
             }
@@ -131,6 +167,13 @@ impl Protocol {
             ..DeltaDiscoveryRequest::default()
         });
         Reaction { kind, effect, reply }
+    }
+
+    /// To be asked at long intervals: takes what this stream should have spoken of by now, had it not gone since the last
+    /// one. Whether anything has.
+    pub(super) fn forget_untold(&mut self, snapshot: &mut Snapshot) -> bool {
+        let gone = self.untold.take();
+        gone.iter().filter(|name| self.holding.remove(Kind::Address, name, snapshot)).count() > 0
     }
 
     fn remember(&mut self, kind: Kind, response: &DeltaDiscoveryResponse, effect: &Effect) {

@@ -40,6 +40,8 @@ const SEND_DEADLINE: Duration = Duration::from_secs(30);
 const OPEN_DEADLINE: Duration = Duration::from_secs(120);
 /// A response of more resources is applied on a thread of its own: others are served meanwhile.
 const SMALL: usize = 64;
+/// Within twice this long after its first response, a stream has spoken of all that there is.
+const UNTOLD_AFTER: Duration = Duration::from_secs(30);
 
 /// Why a stream ended. A control plane ends them regularly without any error.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +110,7 @@ impl Session {
         self.connected();
         let sweep = self.on_demand.as_ref().map_or(Duration::from_secs(3600), |d| d.unused_after() / 4);
         let mut sweeps = interval_at(Instant::now() + sweep, sweep);
+        let mut untold = interval_at(Instant::now() + UNTOLD_AFTER, UNTOLD_AFTER);
         loop {
             tokio::select! {
                 response = responses.message() => {
@@ -121,6 +124,7 @@ impl Session {
                         send(&requests, request).await?;
                     }
                 }
+                _ = untold.tick() => self.forget_untold(),
                 _ = sweeps.tick() => {
                     for request in self.sweep() {
                         send(&requests, request).await?;
@@ -176,6 +180,7 @@ impl Session {
     fn account(&self, response: &DeltaDiscoveryResponse, reaction: &Reaction) {
         if let (Some(on_demand), Some(Kind::Address)) = (&self.on_demand, reaction.kind) {
             self.tell_waiting(on_demand, response);
+            on_demand.keep_services();
         }
         for (name, reason) in reaction.effect.rejected.iter().take(10) {
             tracing::warn!(resource = name, reason, "the control plane sent what cannot be used");
@@ -184,11 +189,12 @@ impl Session {
         self.status.send_modify(|status| {
             status.last_response = Some(SystemTime::now());
             status.waits_for = protocol.unanswered().map(Kind::name).collect();
-            status.objects = protocol.holding.counts().into_iter().collect();
+            status.objects = protocol.holding.counts().into();
             status.on_demand = self.on_demand.as_ref().map(|on_demand| on_demand.len());
             let Some(kind) = reaction.kind else { return };
             let of_type = status.types.entry(kind.name()).or_default();
             of_type.responses += 1;
+            of_type.resources += u64::try_from(response.resources.len()).unwrap_or(u64::MAX);
             of_type.refused += u64::from(!reaction.effect.rejected.is_empty());
             of_type.version.clone_from(&response.system_version_info);
             let rejected = protocol.rejected().iter().map(|((kind, name), reason)| RejectedResource {
@@ -208,6 +214,19 @@ impl Session {
         for resource in &response.resources {
             on_demand.answered(addresses(&snapshot, &resource.name).iter().map(String::as_str));
         }
+    }
+
+    fn forget_untold(&self) {
+        let mut snapshot = (*self.snapshot.load()).clone();
+        let mut protocol = self.protocol.lock();
+        if protocol.forget_untold(&mut snapshot) {
+            self.snapshot.publish(snapshot);
+            self.recount(&protocol);
+        }
+    }
+
+    pub(super) fn recount(&self, protocol: &Protocol) {
+        self.status.send_modify(|status| status.objects = protocol.holding.counts().into());
     }
 
     async fn newly_needed(&self) {

@@ -46,6 +46,8 @@ pub struct ControlPlaneProblem {
 #[serde(rename_all = "camelCase")]
 pub struct TypeStatus {
     pub responses: u64,
+    /// What came in them.
+    pub resources: u64,
     /// Responses of which something was refused.
     pub refused: u64,
     /// What the control plane calls its state.

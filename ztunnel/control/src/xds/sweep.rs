@@ -20,6 +20,7 @@ impl Session {
         }
         if !unneeded.is_empty() {
             self.snapshot.publish(snapshot);
+            self.recount(&protocol);
         }
         protocol.subscribe([], expired.into_iter().chain(unneeded))
     }
@@ -37,5 +38,7 @@ fn unneeded(holding: &Holding, snapshot: &Snapshot, on_demand: &Arc<OnDemand>) -
             !workload.services.keys().any(|key| needed.contains(key)) && !on_demand.needs_workload(workload)
         })
     });
-    services.chain(workloads.map(ToString::to_string)).collect()
+    let unreadable =
+        holding.unreadable().filter(|name| !on_demand.needs_unreadable(name, snapshot.closed_by(name)));
+    services.chain(workloads.map(ToString::to_string)).chain(unreadable.cloned()).collect()
 }

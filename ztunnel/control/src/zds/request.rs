@@ -10,8 +10,8 @@ use proto::{
 use super::{CniPod, packet::LONGEST_PACKET};
 
 pub(crate) enum Request {
-    /// Or what is wrong with the pod.
-    Add(Result<CniPod, String>),
+    /// The pod's uid, and all of it, or what is wrong with it.
+    Add(String, Result<CniPod, String>),
     Keep(String),
     Remove(String),
     /// All pods have been named.
@@ -22,7 +22,7 @@ impl Request {
     pub(crate) fn read(packet: &[u8]) -> Result<Self, String> {
         let request = WorkloadRequest::decode(packet).map_err(|error| format!("no request: {error}"))?;
         Ok(match request.payload.ok_or("a request of no known kind")? {
-            Payload::Add(add) => Self::Add(pod(add)),
+            Payload::Add(add) => Self::Add(add.uid.clone(), pod(add)),
             Payload::Keep(keep) => Self::Keep(keep.uid),
             Payload::Del(del) => Self::Remove(del.uid),
             Payload::SnapshotSent(_) => Self::Complete,

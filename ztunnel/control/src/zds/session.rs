@@ -69,22 +69,22 @@ impl Session {
         status: &watch::Sender<ZdsStatus>,
     ) -> Result<(), String> {
         let Packet { bytes, descriptors, truncated } = packet;
+        let request = Request::read(&bytes);
+        if let Ok(Request::Add(uid, _)) = &request {
+            // Whatever else is wrong: a pod that is served already is not gone.
+            self.name(uid);
+        }
         if truncated {
             return Err(format!(
                 "a packet of more than {LONGEST_PACKET} bytes, or with too many descriptors"
             ));
         }
-        let request = Request::read(&bytes)?;
         let ([] | [_]) = descriptors.as_slice() else {
             return Err(format!("{} descriptors, expected one at most", descriptors.len()));
         };
-        match (request, descriptors.into_iter().next()) {
-            (Request::Add(pod), Some(netns)) => {
-                let pod = pod?;
-                self.name(&pod.uid);
-                pods.add(pod, netns).await
-            }
-            (Request::Add(_), None) => Err("a pod without a descriptor of its network namespace".to_owned()),
+        match (request?, descriptors.into_iter().next()) {
+            (Request::Add(_, pod), Some(netns)) => pods.add(pod?, netns).await,
+            (Request::Add(..), None) => Err("a pod without a descriptor of its network namespace".to_owned()),
             (_, Some(_)) => Err("a descriptor that belongs to nothing".to_owned()),
             (Request::Keep(uid), None) => {
                 self.name(&uid);

@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 
 use super::{packet::PacketSocket, session::Session, *};
 
+mod recorded;
+
 #[derive(Default)]
 struct Pods {
     known: Mutex<HashSet<String>>,
@@ -204,6 +206,29 @@ async fn a_bad_request_is_answered_and_costs_nothing_else() {
     assert_eq!(agent.known(), ["good"]);
     assert_eq!(agent.status.borrow().refused, 11);
     assert!(!agent.session.is_finished());
+}
+
+/// A pod that is served must not be let go because what is said of it anew cannot be used.
+#[tokio::test]
+async fn a_bad_request_for_a_pod_that_is_served_does_not_take_it_away() {
+    let pods = Arc::<Pods>::default();
+    let served = ["undescribed", "without", "two", "eight", "failing"];
+    pods.known.lock().extend(served.map(str::to_owned));
+    let agent = Agent::start(pods);
+    agent.read().await;
+    let root = File::open("/").unwrap();
+    let undescribed = Payload::Add(AddWorkload { uid: "undescribed".to_owned(), workload_info: None });
+    for (bytes, descriptors) in [
+        (request(undescribed), 1),
+        (request(add("without", "x")), 0),
+        (request(add("two", "x")), 2),
+        (request(add("eight", "x")), 8),
+        (request(add("failing", "bad")), 1),
+    ] {
+        assert_ne!(agent.send(&bytes, &vec![root.as_fd(); descriptors]).await, "");
+    }
+    assert_eq!(agent.ask(Payload::SnapshotSent(SnapshotSent {})).await, "");
+    assert_eq!(agent.known().len(), served.len(), "{:?}", agent.known());
 }
 
 /// An error that does not fit would be cut by the agent and not understood.

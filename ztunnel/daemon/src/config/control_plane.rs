@@ -35,7 +35,8 @@ pub(crate) struct ControlPlaneSection {
     /// On demand: names asked for at once. Beyond that, those needed longest ago are given up.
     #[serde(default = "default_names")]
     names: NonZeroUsize,
-    /// Whose policies apply to all namespaces. Only needed for policies that cannot be read: without it each of them closes all.
+    /// Whose policies apply to all namespaces. Only needed for policies that cannot be read: without it each of them closes all;
+    /// with another namespace's name, those of the real one do not.
     root_namespace: Option<String>,
     /// Who this daemon is.
     #[serde(default)]
@@ -63,7 +64,16 @@ impl ControlPlaneSection {
                 bail!("controlPlane.{name}: expected at least 10ms, found {span}");
             }
         }
-        Ok(())
+        let is_name = |name: &String| {
+            let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            !name.is_empty() && name.len() <= 63 && name.bytes().all(allowed)
+        };
+        match self.root_namespace.as_ref().filter(|name| !is_name(name)) {
+            Some(name) => bail!(
+                "controlPlane.rootNamespace: `{name}` is no name of a namespace; leave it out if it is not known"
+            ),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn settings(&self, config: &Config) -> ControlPlaneSettings {

@@ -42,6 +42,8 @@ fn one_source_names_the_pods() {
     load_text(&format!("{complete}cni: {{plugin: {{install: {{}}}}}}\n"), &Flags::default()).unwrap();
     assert!(error(&format!("{complete}podsFile: /p\n")).contains("more than one of podsFile"));
     assert!(error(&format!("{complete}cni: {{zdsSocket: /z}}\n")).contains("more than one of podsFile"));
+    let cni = COMPLETE.replace("podsFile: /p\n", "cni: {zdsSocket: /z}\n");
+    assert!(error(&format!("{cni}sameNode: direct\n")).contains("does not vouch"));
     assert!(error(&format!("{COMPLETE}cni: {{plugin: {{}}}}\n")).contains("set podSource: kubernetes"));
     assert!(error(&format!("{complete}cni: {{plugin: {{timeoutSeconds: 0}}}}\n")).contains("1 to 100"));
     assert!(error(&format!("{complete}cni: {{plugin: {{socket: s}}}}\n")).contains("cni.plugin.socket"));

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use super::proxy_config::ProxyConfig;
@@ -29,11 +29,16 @@ impl MeshFile {
         let mut text = String::new();
         match File::open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            opened => {
-                opened.and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text)).with_context(place)?
-            }
+            opened => opened
+                .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
+                .with_context(place)?,
         };
+        if text.len() as u64 > MAX_BYTES {
+            bail!("{}: expected at most {MAX_BYTES} bytes", place());
+        }
         let parsed: Option<Self> = serde_saphyr::from_str(&text).with_context(place)?;
-        Ok(parsed.unwrap_or_default())
+        let parsed = parsed.unwrap_or_default();
+        // Said to be nothing, it is not said.
+        Ok(Self { root_namespace: parsed.root_namespace.filter(|name| !name.is_empty()), ..parsed })
     }
 }

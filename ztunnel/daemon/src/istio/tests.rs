@@ -176,8 +176,14 @@ fn the_mesh_configuration_gives_what_neither_variables_nor_proxy_config_do() {
     assert_eq!(tree["controlPlane"]["rootNamespace"], "mesh-root");
     let metadata = json!({"A": "mesh", "B": "own", "CLUSTER_ID": "east"});
     assert_eq!(tree["controlPlane"]["node"]["metadata"], metadata);
-    std::fs::write(file.path(), "defaultConfig:\n").unwrap();
-    assert_eq!(MeshFile::read(file.path()).unwrap().root_namespace, None);
+    // Taken for a name, it would be nobody's, and the real one's broken policies would close nothing but their own.
+    for text in ["defaultConfig:\n", "rootNamespace: \"\"\n"] {
+        std::fs::write(file.path(), text).unwrap();
+        assert_eq!(MeshFile::read(file.path()).unwrap().root_namespace, None);
+    }
+    std::fs::write(file.path(), format!("#{}\n", " ".repeat(1 << 20))).unwrap();
+    let said = format!("{:#}", MeshFile::read(file.path()).unwrap_err());
+    assert!(said.contains("at most"), "half of it would be read: {said}");
     std::fs::write(file.path(), "defaultConfig: {concurrency: many}").unwrap();
     let said = format!("{:#}", MeshFile::read(file.path()).unwrap_err());
     assert!(said.contains(file.path().to_str().unwrap()), "{said}");
@@ -292,7 +298,10 @@ fn the_table_has_every_variable() {
     };
     let names: Vec<_> = sources.iter().flat_map(|source| source.split('"')).filter(is_name).collect();
     assert!(names.len() > 50, "{names:?}");
-    for name in names {
+    // Those of one word, and what tools of Istio's look for.
+    let others =
+        ["NETWORK", "PROXY_MODE", "FAKE_CA", "RUST_LOG", "LOG_FORMAT", "rootNamespace", "defaultConfig"];
+    for name in names.into_iter().chain(others) {
         assert!(table.contains(&format!("`{name}")), "docs/ISTIO.md does not say what becomes of {name}");
     }
 }

@@ -81,16 +81,18 @@ impl Node {
     }
 
     /// Certificates are kept for the identities of the pods that are served, those that are leaving among them, and no
-    /// others.
+    /// others. A pod that the mesh state does not have at the moment keeps the one it had: it may be back before the CA is.
     pub(super) fn keep_certificates(&self) {
         let snapshot = self.parts.snapshot.load();
-        let mut uids: Vec<_> = self.enrolled.lock().keys().cloned().collect();
+        let mut uids: HashSet<_> = self.enrolled.lock().keys().cloned().collect();
         uids.extend(self.leaving.lock().keys().cloned());
-        let identities: HashSet<_> = uids
-            .iter()
-            .filter_map(|uid| snapshot.workload(uid))
-            .map(|workload| workload.identity.clone())
-            .collect();
+        let mut known = self.identities.lock();
+        known.retain(|uid, _| uids.contains(uid));
+        let workloads =
+            uids.into_iter().filter_map(|uid| Some((snapshot.workload(&uid)?.identity.clone(), uid)));
+        known.extend(workloads.map(|(identity, uid)| (uid, identity)));
+        let identities: HashSet<_> = known.values().cloned().collect();
+        drop(known);
         for identity in &identities {
             if let Err(error) = self.parts.certificates.prefetch(identity) {
                 tracing::warn!(reason = error.reason(), %error, "a local workload will have no certificate");

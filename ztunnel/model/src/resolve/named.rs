@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Route, holders, to_workload};
+use super::{Route, holders, refuse_unreadable, to_workload};
 use crate::{
     Refusal, Snapshot, Workload,
     balance::Reach,
@@ -67,6 +67,9 @@ impl NamedRoute {
         let (service, workload) = holders(snapshot, source, ip);
         if service.is_some_and(|found| !self.is_own_outside(snapshot, &found.key)) {
             return Err(Refusal::UnusableHostName(self.hostname().to_owned()));
+        }
+        if workload.is_none() {
+            refuse_unreadable(snapshot, source, ip)?;
         }
         let destination = workload.unwrap_or(&self.endpoint);
         Ok(to_workload(

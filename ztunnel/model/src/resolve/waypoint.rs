@@ -7,7 +7,7 @@ use std::{
 
 use super::{HBONE_PORT, Pick, Resolved, Resolver, Route, TunnelRoute, Way, choose_endpoint, identities};
 use crate::{
-    Refusal, Snapshot, SpiffeId, Workload,
+    Network, Refusal, Snapshot, SpiffeId, Workload,
     balance::Address,
     service::Service,
     snapshot::KnownService,
@@ -47,14 +47,21 @@ impl Gateway {
             let expected = identities(&proxy, Some(&known.service));
             return Ok(Self { proxy, address, expected, pick: Some(pick) });
         }
-        let WaypointDestination::Address(address) = &waypoint.destination else { return Err(unknown()) };
-        if address.network != source.network {
-            return Err(Refusal::OtherNetwork(format!("waypoint {address}")));
+        let (proxy, ip) = match &waypoint.destination {
+            WaypointDestination::Address(address) => (snapshot.workload_at(address), Some(address.ip)),
+            // A service's name goes before a workload's own.
+            WaypointDestination::Hostname(name) => {
+                let proxy = snapshot.workload_named(name);
+                (proxy, proxy.and_then(|proxy| ip_like(proxy, like.ip())))
+            }
+        };
+        if waypoint_network(waypoint, proxy).is_some_and(|network| *network != source.network) {
+            return Err(Refusal::OtherNetwork(format!("waypoint {}", waypoint.destination)));
         }
-        let proxy = snapshot.workload_at(address).ok_or_else(unknown)?;
+        let (proxy, ip) = proxy.zip(ip).ok_or_else(unknown)?;
         Ok(Self {
             proxy: Arc::clone(proxy),
-            address: SocketAddr::new(address.ip, waypoint.hbone_mtls_port),
+            address: SocketAddr::new(ip, waypoint.hbone_mtls_port),
             expected: identities(proxy, None),
             pick: None,
         })
@@ -102,9 +109,24 @@ pub(super) fn passed_waypoint<'a>(
         (None, WaypointDestination::Address(address)) => {
             address.network == source.network && source.has_ip(address.ip)
         }
-        (None, WaypointDestination::Hostname(_)) => false,
+        (None, WaypointDestination::Hostname(name)) => {
+            source.hostname == name.hostname && source.namespace == name.namespace
+        }
     };
     (!is_source).then_some(waypoint)
+}
+
+/// Its first address, of the family of `like` if it has one of that.
+fn ip_like(proxy: &Workload, like: IpAddr) -> Option<IpAddr> {
+    let alike = proxy.workload_ips.iter().find(|ip| ip.is_ipv4() == like.is_ipv4());
+    alike.or_else(|| proxy.workload_ips.first()).copied()
+}
+
+fn waypoint_network<'a>(waypoint: &'a Waypoint, proxy: Option<&'a Arc<Workload>>) -> Option<&'a Network> {
+    match &waypoint.destination {
+        WaypointDestination::Address(address) => Some(&address.network),
+        WaypointDestination::Hostname(_) => proxy.map(|proxy| &proxy.network),
+    }
 }
 
 fn waypoint_service<'a>(

@@ -106,6 +106,20 @@ fn rebuilt(snapshot: &Snapshot) -> Snapshot {
     fresh
 }
 
+/// Sets compare what they are ordered by. Each workload must be the same one wherever it is filed.
+#[track_caller]
+fn assert_filed_alike(snapshot: &Snapshot) {
+    let filed = |workload: &Arc<Workload>| {
+        let known = snapshot.workload(&workload.uid).expect("it is gone, and still filed");
+        assert!(Arc::ptr_eq(known, workload), "{} as it was is still filed", workload.uid);
+    };
+    snapshot.by_address.iter().for_each(|found| filed(&found.workload));
+    snapshot.by_hostname.iter().for_each(|found| filed(&found.0));
+    for key in SERVICES {
+        snapshot.endpoints(&key.parse().unwrap()).for_each(filed);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
@@ -118,6 +132,8 @@ proptest! {
             let kept = rebuilt(&before);
             apply(&mut snapshot, change);
             prop_assert_eq!(&snapshot, &rebuilt(&snapshot));
+            assert_filed_alike(&snapshot);
+            prop_assert!(before.workloads().eq(kept.workloads()), "a change showed through in an older snapshot");
             prop_assert_eq!(&before, &kept, "a change showed through in an older snapshot");
         }
     }

@@ -57,6 +57,12 @@ impl TrustDomains {
         self.are_one(local, peer) || self.federated.contains(peer)
     }
 
+    /// All names of the trust domain, itself among them.
+    pub fn names<'a>(&'a self, domain: &'a TrustDomain) -> impl Iterator<Item = &'a TrustDomain> {
+        let others = self.one.iter().filter(move |other| *other != domain && self.are_one(other, domain));
+        std::iter::once(domain).chain(others)
+    }
+
     /// Whether both are the same workload, by whatever name of its trust domain.
     pub fn are_same(&self, left: &SpiffeId, right: &SpiffeId) -> bool {
         left.namespace() == right.namespace()

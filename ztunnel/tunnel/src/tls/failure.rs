@@ -86,6 +86,9 @@ impl From<IdentityError> for TlsFailure {
             IdentityError::NotALeaf(why) => Self::NotALeaf(why),
             IdentityError::OtherTrustDomain(trust_domain) => Self::OtherTrustDomain(trust_domain),
             IdentityError::Unexpected(found) => Self::PeerIdentity { found },
+            unfit @ (IdentityError::NotAnAuthority(_) | IdentityError::AuthorityOfAnother(_)) => {
+                Self::BadCertificate(unfit.into())
+            }
         }
     }
 }

@@ -111,7 +111,7 @@ impl Identity {
         let certified = Arc::new(SingleCertAndKey::from(certified));
         Ok(Self {
             svid: Arc::downgrade(svid),
-            ids: ids(&svid.chain)?.into(),
+            ids: ids(svid.identity.trust_domain(), &svid.chain)?.into(),
             server: Arc::new(server(&roots, Arc::clone(&certified), provider)?),
             client: client(&roots, certified, provider)?,
             roots,

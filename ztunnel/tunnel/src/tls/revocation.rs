@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use model::{Revoked, revocation::CertificateId};
+use model::{Revoked, TrustDomain, revocation::CertificateId};
 use parking_lot::Mutex;
 use rustls::CertificateError;
 use rustls_pki_types::CertificateDer;
@@ -48,11 +48,14 @@ pub(crate) struct Standing {
     revoked: oneshot::Receiver<()>,
 }
 
-/// By what lists name the certificates of a chain.
-pub(super) fn ids(chain: &[CertificateDer<'_>]) -> Result<Box<[CertificateId]>, CertificateError> {
+/// By what lists name the certificates of a chain whose leaf is of this trust domain.
+pub(super) fn ids(
+    domain: &TrustDomain,
+    chain: &[CertificateDer<'_>],
+) -> Result<Box<[CertificateId]>, CertificateError> {
     let id = |der: &CertificateDer<'_>| {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
-        Ok(CertificateId::new(certificate.issuer().as_raw(), certificate.raw_serial()))
+        Ok(CertificateId::new(domain, certificate.issuer().as_raw(), certificate.raw_serial()))
     };
     chain.iter().map(id).collect()
 }
@@ -71,11 +74,12 @@ impl Revocation {
     /// Refuses a chain of which any certificate is revoked.
     pub(super) fn check(
         &self,
+        domain: &TrustDomain,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<(), CertificateError> {
         let revoked = self.revoked.load();
-        let chains = [ids(std::slice::from_ref(leaf))?, ids(intermediates)?];
+        let chains = [ids(domain, std::slice::from_ref(leaf))?, ids(domain, intermediates)?];
         match chains.iter().flatten().any(|id| revoked.contains(id)) {
             true => Err(CertificateError::Revoked),
             false => Ok(()),
@@ -85,10 +89,11 @@ impl Revocation {
     /// Enters a connection. Asked again after that, so that no change falls between handshake and book.
     pub(crate) fn enter(
         self: &Arc<Self>,
+        domain: &TrustDomain,
         peer: &[CertificateDer<'_>],
         own: &Arc<[CertificateId]>,
     ) -> Result<Standing, TlsFailure> {
-        let peer = ids(peer).map_err(|error| TlsFailure::BadCertificate(error.into()))?;
+        let peer = ids(domain, peer).map_err(|error| TlsFailure::BadCertificate(error.into()))?;
         let (revoke, receiver) = oneshot::channel();
         let mut book = self.book.lock();
         let number = book.next;
@@ -148,9 +153,13 @@ mod tests {
         parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
+    fn domain() -> TrustDomain {
+        "td".parse().unwrap()
+    }
+
     fn revoking(certificate: &CertificateDer<'_>) -> Arc<Revoked> {
         let (_, parsed) = X509Certificate::from_der(certificate).unwrap();
-        let list = RevocationList::new(parsed.issuer().as_raw(), [parsed.raw_serial()]);
+        let list = RevocationList::new([domain()], parsed.issuer().as_raw(), [parsed.raw_serial()]);
         Arc::new([Arc::new(list)].into_iter().collect())
     }
 
@@ -164,15 +173,16 @@ mod tests {
     fn connections_end_with_any_certificate_they_stand_on_and_no_other() {
         let revocation = Arc::<Revocation>::default();
         let [leaf, intermediate, own, stranger] = [1, 2, 3, 4].map(certificate);
-        let own_ids: Arc<[CertificateId]> = ids(std::slice::from_ref(&own)).unwrap().into();
+        let own_ids: Arc<[CertificateId]> = ids(&domain(), std::slice::from_ref(&own)).unwrap().into();
         let chain = [leaf.clone(), intermediate.clone()];
         for (revoked, ends) in [(&leaf, true), (&intermediate, true), (&own, true), (&stranger, false)] {
             revocation.replace(&Arc::default());
-            let mut standing = revocation.enter(&chain, &own_ids).unwrap();
+            let mut standing = revocation.enter(&domain(), &chain, &own_ids).unwrap();
             assert!(!is_revoked(&mut standing));
             revocation.replace(&revoking(revoked));
             assert_eq!(is_revoked(&mut standing), ends);
-            assert_eq!(revocation.enter(&chain, &own_ids).is_err(), ends, "whoever comes after the change");
+            let again = revocation.enter(&domain(), &chain, &own_ids);
+            assert_eq!(again.is_err(), ends, "whoever comes after the change");
         }
         assert!(revocation.book.lock().entries.is_empty());
     }

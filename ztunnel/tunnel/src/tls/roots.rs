@@ -51,13 +51,19 @@ impl Roots {
         self.of.get(self.trust.bundle_name(domain))
     }
 
+    /// Whether both are names of one trust domain, with one bundle.
+    pub(super) fn are_one(&self, one: &TrustDomain, other: &TrustDomain) -> bool {
+        self.trust.bundle_name(one) == self.trust.bundle_name(other)
+    }
+
     /// Refuses a chain, good otherwise, of which any certificate is revoked.
     pub(super) fn refuse_revoked(
         &self,
+        domain: &TrustDomain,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<(), CertificateError> {
-        self.revocation.check(leaf, intermediates)
+        self.revocation.check(domain, leaf, intermediates)
     }
 
     /// Whether `peer` is one of `expected`, by whatever name of the mesh's trust domain.

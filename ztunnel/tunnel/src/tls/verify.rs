@@ -10,7 +10,7 @@ use std::{sync::Arc, time::SystemTime};
 use model::{
     SpiffeId,
     identity::TrustDomain,
-    svid::{Leaf, NotALeaf},
+    svid::{Leaf, NotALeaf, NotAnAuthority, authority_domain},
 };
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -35,6 +35,10 @@ pub(super) enum IdentityError {
     NotALeaf(#[from] NotALeaf),
     #[error("there is no bundle for trust domain {0}")]
     OtherTrustDomain(TrustDomain),
+    #[error("an intermediate certificate: {0}")]
+    NotAnAuthority(#[from] NotAnAuthority),
+    #[error("an intermediate certificate is of trust domain {0}, the leaf of another")]
+    AuthorityOfAnother(TrustDomain),
     #[error("{0} is none of the identities expected")]
     Unexpected(SpiffeId),
 }
@@ -60,6 +64,22 @@ pub(super) fn identity_and_end(
     Ok((leaf.identity, leaf.not_after))
 }
 
+/// What WebPKI does not ask of those between leaf and root: X509-SVID specification, sections 3.2 and 4.3.
+fn refuse_unfit(
+    roots: &Roots,
+    domain: &TrustDomain,
+    intermediates: &[CertificateDer<'_>],
+) -> Result<(), IdentityError> {
+    for intermediate in intermediates {
+        if let Some(named) = authority_domain(intermediate)?
+            && !roots.are_one(&named, domain)
+        {
+            return Err(IdentityError::AuthorityOfAnother(named));
+        }
+    }
+    Ok(())
+}
+
 impl ClientCertVerifier for TrustDomainClients {
     fn verify_client_cert(
         &self,
@@ -72,7 +92,8 @@ impl ClientCertVerifier for TrustDomainClients {
             return Err(IdentityError::OtherTrustDomain(client.trust_domain().clone()).into());
         };
         let verified = bundle.clients.verify_client_cert(leaf, intermediates, now)?;
-        self.roots.refuse_revoked(leaf, intermediates)?;
+        refuse_unfit(&self.roots, client.trust_domain(), intermediates)?;
+        self.roots.refuse_revoked(client.trust_domain(), leaf, intermediates)?;
         Ok(verified)
     }
 
@@ -119,7 +140,8 @@ impl ServerCertVerifier for ExpectedServer {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.roots.algorithms().all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &bundle.servers, intermediates, now, algorithms)?;
-        self.roots.refuse_revoked(leaf, intermediates)?;
+        refuse_unfit(&self.roots, server.trust_domain(), intermediates)?;
+        self.roots.refuse_revoked(server.trust_domain(), leaf, intermediates)?;
         if !self.roots.are_among(&self.expected, &server) {
             return Err(IdentityError::Unexpected(server).into());
         }

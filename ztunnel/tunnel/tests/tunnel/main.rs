@@ -4,6 +4,7 @@
 mod authority;
 mod clock;
 mod deadlines;
+mod hello;
 mod hostile;
 mod identities;
 mod mesh;

@@ -22,7 +22,11 @@ struct Ends {
 
 fn revoking(svid: &Svid) -> Arc<Revoked> {
     let (_, leaf) = X509Certificate::from_der(&svid.chain[0]).unwrap();
-    let list = RevocationList::new(leaf.issuer().as_raw(), [leaf.raw_serial()]);
+    let list = RevocationList::new(
+        [svid.identity.trust_domain().clone()],
+        leaf.issuer().as_raw(),
+        [leaf.raw_serial()],
+    );
     Arc::new([Arc::new(list)].into_iter().collect())
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use model::{SpiffeId, Trust, TrustDomains, svid::TrustBundle};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SanType};
 use ztunnel_tunnel::{ConnectHeaders, Tunnel, TunnelSettings};
 
 use crate::{
-    authority::{Authority, Certificates, Held, id},
+    authority::{Authority, Certificates, Held, expired, id},
     mesh::{Client, Event, Server, permit_expecting},
 };
 
@@ -115,6 +116,65 @@ async fn a_server_is_held_against_the_bundle_of_its_own_trust_domain_alone() {
         let met = meet(world.tunnel(client), world.tunnel(server), expected.parse().unwrap());
         let (dialed, _) = met.await;
         assert_eq!(dialed, reason.unwrap_or(uri), "{uri} for {expected}");
+    }
+}
+
+/// X509-SVID specification, sections 3.2, 4.1 and 4.3, and RFC 5280 for the rest: fails if whoever was given a certificate
+/// for something else can make itself an authority.
+#[tokio::test]
+async fn what_stands_between_leaf_and_root_must_be_an_authority_of_that_trust_domain() {
+    type Change = fn(&mut CertificateParams);
+    let cases: [(&str, Change, Option<&str>); 9] = [
+        ("as it should be", |_| {}, None),
+        ("of the trust domain", |p| name(p, "spiffe://cluster.local"), None),
+        ("of the name that the mesh had before", |p| name(p, "spiffe://old.example"), None),
+        ("of another trust domain", |p| name(p, "spiffe://partner.example"), Some("bad_certificate")),
+        ("a workload", |p| name(p, "spiffe://cluster.local/ns/default/sa/ca"), Some("bad_certificate")),
+        ("no CA", |p| p.is_ca = IsCa::ExplicitNoCa, Some("bad_certificate")),
+        ("no CA, without a word", |p| p.is_ca = IsCa::NoCa, Some("bad_certificate")),
+        (
+            "without keyCertSign",
+            |p| p.key_usages = vec![KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature],
+            Some("bad_certificate"),
+        ),
+        ("expired", expired, Some("expired_certificate")),
+    ];
+    let world = World::new();
+    for (what, change, reason) in cases {
+        let between = world.own.below("between", change);
+        let held = |name: &str| {
+            let mut held = between.used_as(&id(name), between.leaf(&[&id(name).to_string()], |_| {}));
+            held.svid.chain.push(between.root());
+            held
+        };
+        let good = |name: &str| world.own.svid(&id(name));
+        let (_, accepted) =
+            meet(world.tunnel(held("client")), world.tunnel(good("server")), id("server")).await;
+        assert_eq!(accepted, reason.unwrap_or(&id("client").to_string()), "a client's intermediate: {what}");
+        let (dialed, _) =
+            meet(world.tunnel(good("client")), world.tunnel(held("server")), id("server")).await;
+        assert_eq!(dialed, reason.unwrap_or(&id("server").to_string()), "a server's intermediate: {what}");
+    }
+}
+
+fn name(params: &mut CertificateParams, uri: &str) {
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+}
+
+/// Fails if an authority whose path is limited to no further authority makes one all the same.
+#[tokio::test]
+async fn a_path_is_no_longer_than_its_authorities_allow() {
+    let world = World::new();
+    let last = world.own.below("last", |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
+    let beyond = last.below("beyond", |_| {});
+    for (authority, chain, reason) in
+        [(&last, vec![&last], None), (&beyond, vec![&beyond, &last], Some("bad_certificate"))]
+    {
+        let mut held = authority.used_as(&id("client"), authority.leaf(&[&id("client").to_string()], |_| {}));
+        held.svid.chain.extend(chain.into_iter().map(Authority::root));
+        let server = world.tunnel(world.own.svid(&id("server")));
+        let (_, accepted) = meet(world.tunnel(held), server, id("server")).await;
+        assert_eq!(accepted, reason.unwrap_or(&id("client").to_string()));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use proto::tonic::Code;
+use proto::{certificates::IstioCertificateRequest, prost::Message, tonic::Code};
 use testkit::ca::{Behaviour, Ca};
 use x509_parser::{certification_request::X509CertificationRequest, prelude::*};
 
@@ -80,6 +80,48 @@ async fn a_request_is_what_istio_s_proxy_sends() {
     assert!(matches!(names.general_names[..], [GeneralName::URI(uri)] if uri == asked.identity));
 }
 
+const RECORDED: &str = include_str!("../../../tests/fixtures/istio/ca.txt");
+const RECORDED_CSR: &str = include_str!("../../../tests/fixtures/istio/ca-csr.pem");
+
+/// But for the key and its signature, nothing may differ: a CA of Istio's reads it, and its policy may look at all of it.
+#[tokio::test]
+async fn requests_are_those_that_were_recorded() {
+    let recorded = RECORDED.lines().filter(|line| line.contains("protobuf hex") && line.len() > 1000);
+    let recorded: Vec<_> = recorded
+        .map(|line| {
+            let hex = line.trim().trim_start_matches("protobuf hex ");
+            let bytes: Vec<u8> = (0..hex.len() / 2)
+                .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+                .collect();
+            IstioCertificateRequest::decode(&bytes[..])
+        })
+        // Answers of the recorder among them.
+        .filter_map(|decoded| decoded.ok().filter(|request| request.csr.contains("REQUEST")))
+        .collect();
+    assert_eq!(recorded.len(), 6, "one, four that it made again, and a renewal");
+    let identity = id("sa-c2");
+    let request = request::Request::new(&identity).unwrap();
+    let mut ours = crate::certificates::istio::message(&identity, request.der(), LIFETIME);
+    let our_csr = std::mem::take(&mut ours.csr);
+    for mut theirs in recorded {
+        let their_csr = std::mem::take(&mut theirs.csr);
+        assert_eq!(theirs, ours);
+        assert_eq!(without_key(&their_csr), without_key(&our_csr));
+    }
+    assert_eq!(without_key(RECORDED_CSR), without_key(&our_csr));
+}
+
+/// Everything that a request says but its key and signature, in DER.
+fn without_key(csr: &str) -> [Vec<u8>; 4] {
+    let (_, pem) = parse_x509_pem(csr.as_bytes()).unwrap();
+    let (_, csr) = X509CertificationRequest::from_der(&pem.contents).unwrap();
+    let info = &csr.certification_request_info;
+    let attributes = info.iter_attributes().map(|attribute| attribute.value).collect::<Vec<_>>().concat();
+    let algorithm = &info.subject_pki.algorithm;
+    let curve = algorithm.parameters.as_ref().unwrap().data;
+    [info.subject.as_raw().to_vec(), attributes, curve.to_vec(), vec![u8::try_from(info.version.0).unwrap()]]
+}
+
 /// Fails if an answer is believed that a peer would not believe, or one bad answer spoils the next good one.
 #[tokio::test]
 async fn whatever_a_ca_answers_is_checked_before_use_and_tried_again() {
@@ -119,6 +161,17 @@ async fn whatever_a_ca_answers_is_checked_before_use_and_tried_again() {
         node.ca.change(|mood| mood.behaviour = Behaviour::Good);
         node.until_there_is_one(&id("a")).await;
     }
+}
+
+/// Fails if a CA that takes its time is given up, or is asked again for what it is about to give.
+#[tokio::test]
+async fn a_slow_ca_is_waited_for_and_asked_once() {
+    let node = node(None);
+    node.ca.change(|mood| mood.delay = Duration::from_secs(1));
+    let identity = id("a");
+    let both = tokio::join!(node.certificates.svid(&identity), node.certificates.svid(&identity));
+    assert!(Arc::ptr_eq(&both.0.unwrap(), &both.1.unwrap()));
+    assert_eq!(node.ca.asked().len(), 1);
 }
 
 /// Fails if the token is read but once, or a refusal ends the attempts.

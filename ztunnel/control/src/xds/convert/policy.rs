@@ -4,11 +4,13 @@
 //! not understood, of which the model knows what to make: an ALLOW rule with it allows nothing, a DENY rule
 //! denies without regard to it. Of a negated list, the values that can be read are exceptions from a denial that may stay.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use model::policy::{Action, Match, Policy, PolicyKey, Scope, ServiceAccountMatch, StringMatch, Unenforced};
 use proto::security::{self as wire, string_match::MatchType};
 
-use super::{ip, port};
+use super::{block, port};
 use crate::sound;
 
 /// The policy, and what is wrong with it.
@@ -51,16 +53,20 @@ pub(super) fn policy(told: wire::Authorization, root: Option<&str>) -> (Policy, 
 /// The widest that a policy of this namespace can apply. Those of the root namespace apply to all; if nobody has told us
 /// which that is, it may be any.
 fn widest(namespace: &str, root: Option<&str>) -> Scope {
-    if root.is_some_and(|root| root != namespace) { Scope::Namespace } else { Scope::Global }
+    if root.is_some_and(|root| root != namespace && !namespace.is_empty()) {
+        Scope::Namespace
+    } else {
+        Scope::Global
+    }
 }
 
 /// Stands for one of which only the resource's name can be read: an ALLOW without rules.
-pub(super) fn unreadable(name: &str, root: Option<&str>) -> Result<Policy, String> {
-    let PolicyKey { namespace, name } = name.parse().map_err(|error| format!("{error}"))?;
+pub(super) fn unreadable(name: &str, root: Option<&str>) -> Policy {
+    let PolicyKey { namespace, name } = key(name);
     let (action, scope) = (Action::Allow, widest(&namespace, root));
     let extensions = Unenforced::default();
     let (namespace, name) = (namespace.as_ref().to_owned(), name.as_ref().to_owned());
-    Ok(Policy {
+    Policy {
         name,
         namespace,
         scope,
@@ -69,7 +75,12 @@ pub(super) fn unreadable(name: &str, root: Option<&str>) -> Result<Policy, Strin
         dry_run: false,
         extensions,
         not_understood: Vec::new(),
-    })
+    }
+}
+
+/// What is filed under the resource's name. One that is no policy's is of no namespace, and so may concern all.
+pub(crate) fn key(name: &str) -> PolicyKey {
+    name.parse().unwrap_or_else(|_| PolicyKey { namespace: Arc::default(), name: name.into() })
 }
 
 /// The first is told.
@@ -92,10 +103,10 @@ fn matching(told: &wire::Match, flaws: &mut Flaws) -> Match {
         not_namespaces: read.each("notNamespaces", &told.not_namespaces, text),
         principals: read.all("principals", &told.principals, text),
         not_principals: read.each("notPrincipals", &told.not_principals, text),
-        source_ips: read.all("sourceIps", &told.source_ips, block),
-        not_source_ips: read.each("notSourceIps", &told.not_source_ips, block),
-        destination_ips: read.all("destinationIps", &told.destination_ips, block),
-        not_destination_ips: read.each("notDestinationIps", &told.not_destination_ips, block),
+        source_ips: read.all("sourceIps", &told.source_ips, range),
+        not_source_ips: read.each("notSourceIps", &told.not_source_ips, range),
+        destination_ips: read.all("destinationIps", &told.destination_ips, range),
+        not_destination_ips: read.each("notDestinationIps", &told.not_destination_ips, range),
         destination_ports: read.all("destinationPorts", &told.destination_ports, |&number| port(number)),
         not_destination_ports: read
             .each("notDestinationPorts", &told.not_destination_ports, |&number| port(number)),
@@ -147,11 +158,8 @@ fn text(told: &wire::StringMatch) -> Result<StringMatch, String> {
     })
 }
 
-fn block(told: &wire::Address) -> Result<IpNet, String> {
-    let ip = ip(&told.address)?;
-    let length = u8::try_from(told.length).ok();
-    let block = length.and_then(|length| IpNet::new(ip, length).ok());
-    block.ok_or_else(|| format!("{ip} is no block of length {}", told.length))
+fn range(told: &wire::Address) -> Result<IpNet, String> {
+    block(&told.address, told.length)
 }
 
 fn account(told: &wire::ServiceAccountMatch) -> Result<ServiceAccountMatch, String> {

@@ -12,9 +12,10 @@ use crate::sound;
 
 impl Converter {
     /// One that cannot be used is not forgotten, or its addresses would be an outsider's, who gets plaintext: without any
-    /// port, all that is asked of them is refused.
+    /// port, all that is asked of them is refused, to whom the service exists.
     pub(super) fn service_or_rest(&mut self, told: wire::Service) -> Result<Object, String> {
         let mut rest = Service::new(&told.namespace, &told.hostname);
+        rest.visibility = visibility(told.visibility);
         rest.name = self.texts.share(&told.name);
         rest.vips = told.addresses.iter().filter_map(|address| vip(address).ok()).collect();
         match self.service(told) {
@@ -25,8 +26,6 @@ impl Converter {
     }
 
     fn service(&mut self, told: wire::Service) -> Result<Service, String> {
-        // Of a sort that we do not know, the one that fewer see.
-        let public = told.visibility == i32::from(WireVisibility::Public);
         let vips: Result<Vec<_>, _> = told.addresses.iter().map(vip).collect();
         // Names of DNS are for clients of other protocols: nobody here proves one, so none can vouch for an endpoint.
         let names = told.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -47,12 +46,17 @@ impl Converter {
             waypoint: through.map(waypoint).transpose()?,
             load_balancer: told.load_balancing.as_ref().map(load_balancer).transpose()?,
             ip_families,
-            visibility: if public { Visibility::Public } else { Visibility::Namespace },
+            visibility: visibility(told.visibility),
             canonical: told.canonical,
         };
         sound::service(&service)?;
         Ok(service)
     }
+}
+
+/// Of a sort that we do not know, the one that fewer see.
+fn visibility(told: i32) -> Visibility {
+    if told == i32::from(WireVisibility::Public) { Visibility::Public } else { Visibility::Namespace }
 }
 
 fn ip_families(told: wire::IpFamilies) -> Option<IpFamilies> {

@@ -1,6 +1,5 @@
 //! Waypoints, and addresses with their network.
 
-use ipnet::IpNet;
 use model::{
     Network, NetworkAddress,
     address::HBONE_PORT,
@@ -9,7 +8,7 @@ use model::{
 };
 use proto::workload::{self as wire, gateway_address::Destination};
 
-use super::{ip, port};
+use super::{block, ip, port};
 
 const WITHOUT_DESTINATION: &str = "a waypoint without destination";
 
@@ -44,8 +43,5 @@ fn network_address(told: &wire::NetworkAddress) -> Result<NetworkAddress, String
 pub(super) fn vip(told: &wire::NetworkAddress) -> Result<Vip, String> {
     let address = network_address(told)?;
     let Some(length) = told.length else { return Ok(address.into()) };
-    let length = u8::try_from(length).ok();
-    let block = length.and_then(|length| IpNet::new(address.ip, length).ok());
-    let block = block.ok_or_else(|| format!("{address} is no block of length {:?}", told.length))?;
-    Ok(Vip::new(address.network, block))
+    Ok(Vip::new(address.network, block(&told.address, length)?))
 }

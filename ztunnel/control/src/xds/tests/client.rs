@@ -1,6 +1,15 @@
 //! The client over real TLS, against a control plane that misbehaves.
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use model::SharedSnapshot;
 use proto::{ADDRESS_TYPE, discovery::DeltaDiscoveryResponse, tonic::Code};
@@ -87,6 +96,65 @@ async fn whatever_it_does_what_is_known_stays_and_it_is_asked_again() {
         has(&snapshot, &[("a", "10.0.0.1"), ("b", "10.0.0.2")]).await;
         status(&client, |status| status.connected && status.problem.is_none()).await;
     }
+}
+
+/// Would break if a control plane that takes its time were given up, or a part of what it says were taken for all of it.
+#[tokio::test]
+async fn a_slow_one_is_waited_for_and_nothing_is_believed_by_halves() {
+    const COUNT: u32 = 200;
+    let (server, snapshot) = (server(), Arc::new(SharedSnapshot::default()));
+    server.behave(Conduct::Slow);
+    server.put_all(
+        (0..COUNT).map(|number| known(&format!("{number:03}"), &format!("10.0.1.{number}"))).collect(),
+    );
+    let began = Instant::now();
+    let client = ControlPlane::start(settings(&server, None), Arc::clone(&snapshot));
+    let watching = async {
+        while snapshot.load().workloads().next().is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        snapshot.load().workloads().count()
+    };
+    assert_eq!(timeout(PATIENCE, watching).await.unwrap(), COUNT as usize);
+    assert!(began.elapsed() > Duration::from_millis(500), "it was not slow: {:?}", began.elapsed());
+    timeout(PATIENCE, client.complete()).await.unwrap();
+    let told = status(&client, |_| true).await;
+    assert_eq!((told.streams, told.failures), (1, 0), "{told:?}");
+}
+
+/// Would break if a push of a whole mesh in one message were too large, or anybody who looks something up waited for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_huge_push_is_taken_in_one_message_and_keeps_no_reader_waiting() {
+    const COUNT: u32 = 100_000;
+    let (server, snapshot) = (server(), Arc::new(SharedSnapshot::default()));
+    server.put(known("a", "10.0.0.1"));
+    let client = ControlPlane::start(settings(&server, None), Arc::clone(&snapshot));
+    has(&snapshot, &[("a", "10.0.0.1")]).await;
+    let (read, stop) = (Arc::clone(&snapshot), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let reader = std::thread::spawn(move || {
+        let (mut longest, mut lookups, mut last) = (Duration::ZERO, 0_u64, Instant::now());
+        while !stopped.load(Ordering::Relaxed) {
+            assert!(read.load().workload(&model::WorkloadUid::new(&uid("a"))).is_some());
+            let now = Instant::now();
+            (longest, last, lookups) = (longest.max(now - last), now, lookups + 1);
+        }
+        (longest, lookups)
+    });
+    let began = Instant::now();
+    server.put_all(testkit::control_plane::large::known(COUNT));
+    let mut receiver = client.status();
+    let all = |status: &ControlPlaneStatus| status.objects.get("workloads") == Some(&(COUNT as usize + 1));
+    timeout(Duration::from_secs(120), receiver.wait_for(all)).await.unwrap().unwrap();
+    let took = began.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    let (longest, lookups) = reader.join().unwrap();
+    println!(
+        "{COUNT} workloads in one response in {took:?}; {lookups} look-ups, the longest pause {longest:?}"
+    );
+    // A reader that waits for the push waits for nearly all of it.
+    assert!(longest < took / 4, "{longest:?} of {took:?}");
+    assert_eq!(status(&client, |_| true).await.types["address"].responses, 2, "it came in pieces");
 }
 
 /// Would break if a new stream began with nothing, or what went while nobody listened stayed.

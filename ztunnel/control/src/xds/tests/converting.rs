@@ -8,8 +8,8 @@ use model::{
 use proto::security::{self, Action, Match, StringMatch, string_match::MatchType};
 
 use super::resources::{
-    addresses, bytes, of_policy, of_root, of_service, of_workload, policies, policy, protocol, removal,
-    resource, service, uid, workload,
+    addresses, bytes, known, of_policy, of_root, of_service, of_workload, policies, policy, protocol,
+    removal, resource, service, uid, workload,
 };
 use crate::xds::protocol::Protocol;
 
@@ -110,6 +110,11 @@ fn a_policy_of_which_nothing_can_be_read_closes_its_namespace() {
     }
 }
 
+fn gone(nonce: &str, name: &str) -> proto::discovery::DeltaDiscoveryResponse {
+    let removed_resources = vec![name.to_owned()];
+    proto::discovery::DeltaDiscoveryResponse { removed_resources, ..policies(nonce, Vec::new()) }
+}
+
 fn unreadable(name: &str) -> proto::discovery::Resource {
     resource(proto::AUTHORIZATION_TYPE, name, "1", vec![0xff, 0xff, 0xff])
 }
@@ -122,11 +127,16 @@ fn whom_a_policy_closes_that_cannot_be_read_follows_from_the_root_namespace() {
         (Some("elsewhere"), "elsewhere", false),
         (Some("istio-system"), "elsewhere", true),
         (Some("istio-system"), "default", false),
+        // Of no namespace that could be another.
+        (Some("istio-system"), "", false),
+        (Some("istio-system"), "not/a", false),
     ] {
         let (mut protocol, mut snapshot) = mesh_of_root(root);
         let broken = unreadable(&format!("{namespace}/p"));
         protocol.receive(&policies("n-2", vec![broken]), &mut snapshot);
         assert_eq!(admitted(&snapshot, &[Some("client"), None]), [open; 2], "{root:?}, {namespace}");
+        protocol.receive(&gone("n-3", &format!("{namespace}/p")), &mut snapshot);
+        assert_eq!(admitted(&snapshot, &[Some("client"), None]), [true; 2], "{namespace}: it is gone");
     }
 }
 
@@ -229,19 +239,95 @@ fn workloads_and_services_keep_what_they_say() {
     assert_eq!(waypoint.destination, expected, "never past all of them");
 }
 
-/// Would break if a value of tomorrow were taken for the default: plaintext, or a workload that is well.
+/// Would break if a value of tomorrow were taken for the default: plaintext, or a workload that is well; or the workload for
+/// none at all: an outsider gets plaintext too.
 #[test]
-fn a_workload_of_an_unknown_sort_is_refused() {
-    let sane = || workload("server", "10.0.0.2");
+fn nobody_is_sent_to_a_workload_that_cannot_be_used() {
+    let sane = || workload("web", "10.96.0.1");
+    let tunnel = proto::workload::ApplicationTunnel { protocol: 9, port: 0 };
     for (reason, told) in [
         ("unknown tunnel protocol 9", proto::workload::Workload { tunnel_protocol: 9, ..sane() }),
         ("unknown status 9", proto::workload::Workload { status: 9, ..sane() }),
         ("unknown network mode 9", proto::workload::Workload { network_mode: 9, ..sane() }),
+        (
+            "unknown protocol of an application's tunnel 9",
+            proto::workload::Workload { application_tunnel: Some(tunnel), ..sane() },
+        ),
+        (
+            "expected an address of 4 or 16 bytes, found 3",
+            proto::workload::Workload { addresses: vec![vec![1; 3].into(), bytes("10.96.0.1")], ..sane() },
+        ),
     ] {
-        let (mut protocol, mut snapshot) = (protocol(), Snapshot::default());
-        let reaction = protocol.receive(&addresses("n-1", vec![of_workload(told, "1")]), &mut snapshot);
-        assert_eq!(reaction.effect.rejected, [(uid("server"), reason.to_owned())]);
-        assert!(snapshot.workloads().next().is_none());
+        let (mut protocol, mut snapshot) = mesh();
+        let bad = || of_workload(told.clone(), "1");
+        let reaction = protocol.receive(&addresses("n-2", vec![bad()]), &mut snapshot);
+        assert_eq!(reaction.effect.rejected, [(uid("web"), reason.to_owned())]);
+        assert_eq!(reaction.effect.changed, 1, "{reason}: it is to be published");
+        assert_eq!((asked(&snapshot), snapshot.workloads().count()), (Err("unreadable"), 1), "{reason}");
+        assert_eq!(protocol.open()[0].initial_resource_versions[&uid("web")], "", "it is to be sent again");
+        // A good version goes before it, and stays.
+        protocol.receive(&addresses("n-3", vec![of_workload(sane(), "2")]), &mut snapshot);
+        protocol.receive(&addresses("n-4", vec![bad()]), &mut snapshot);
+        assert_eq!(asked(&snapshot), Ok(()), "{reason}");
+        assert_eq!(protocol.open()[0].initial_resource_versions[&uid("web")], "2");
+        protocol.receive(&removal("n-5", &[&uid("web")]), &mut snapshot);
+        assert!(asked(&snapshot).is_ok() && snapshot.closed_by(&uid("web")).is_empty(), "it is gone");
+    }
+}
+
+/// Would break if what cannot even be decoded were an outsider although its aliases say where it is; if a service that
+/// others must not see kept them from their destinations; or if pods of a node's network closed the node.
+#[test]
+fn what_is_closed_for_a_resource_that_cannot_be_used_is_its_own() {
+    let junk = |name: &str, aliases: &[&str]| proto::discovery::Resource {
+        aliases: aliases.iter().map(ToString::to_string).collect(),
+        ..resource(proto::ADDRESS_TYPE, name, "1", vec![0xff; 3])
+    };
+    let private = proto::workload::Service {
+        visibility: proto::workload::service::Visibility::Namespace.into(),
+        ip_families: 9,
+        ..service("web", "10.96.0.1")
+    };
+    let elsewhere = proto::workload::Service { namespace: "elsewhere".to_owned(), ..private.clone() };
+    let nameless = proto::workload::Service { hostname: String::new(), ..private.clone() };
+    let of_node = proto::workload::Workload {
+        network_mode: proto::workload::NetworkMode::HostNetwork.into(),
+        status: 9,
+        ..workload("web", "10.96.0.1")
+    };
+    for (what, resource, expected) in [
+        ("its alias", junk(&uid("web"), &["/10.96.0.1"]), Err("unreadable")),
+        ("its name", junk("/10.96.0.1", &[]), Err("unreadable")),
+        ("no address", junk(&uid("web"), &["default/web.default.svc.cluster.local"]), Ok(())),
+        ("another network's", junk(&uid("web"), &["far/10.96.0.1"]), Ok(())),
+        ("a service of its namespace", of_service(private, "1"), Err("no_such_service_port")),
+        ("a service of another's", of_service(elsewhere, "1"), Ok(())),
+        ("a service without a name", of_service(nameless, "1"), Ok(())),
+        ("a pod of the node's network", of_workload(of_node, "1"), Ok(())),
+    ] {
+        let (mut protocol, mut snapshot) = mesh();
+        let reaction = protocol.receive(&addresses("n-2", vec![resource]), &mut snapshot);
+        assert_eq!(reaction.effect.rejected.len(), 1, "{what}");
+        assert_eq!(asked(&snapshot), expected, "{what}");
+    }
+}
+
+/// Would break if an address in IPv6 clothes were one that nothing is ever looked up by: plaintext to a workload of the
+/// mesh, a DENY that never holds; or if its length were taken for one of IPv4.
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address() {
+    let (mut protocol, mut snapshot) = mesh();
+    let mapped = workload("web", "::ffff:10.96.0.1");
+    protocol.receive(&addresses("n-2", vec![of_workload(mapped, "1")]), &mut snapshot);
+    assert_eq!(known(&snapshot)[1].workload_ips, ["10.96.0.1".parse::<std::net::IpAddr>().unwrap()]);
+    for (length, is_understood) in [(104, true), (128, false), (95, false), (16, false), (129, false)] {
+        let (mut protocol, mut snapshot) = mesh();
+        let m = Match { source_ips: vec![block("::ffff:10.0.0.0", length)], ..Match::default() };
+        let response = policies("n-2", vec![of_policy(&policy("p", Action::Deny, m), "1")]);
+        let reply = protocol.receive(&response, &mut snapshot).reply.unwrap();
+        // Denied by the block, or since what it says is not known; 128 is one address, of somebody else.
+        assert_eq!(admitted(&snapshot, &[Some("client")]), [length == 128], "{length}");
+        assert_eq!(reply.error_detail.is_none(), is_understood || length == 128, "{length}");
     }
 }
 

@@ -119,6 +119,36 @@ async fn what_nobody_needs_any_more_is_given_up_with_what_came_along() {
     assert_eq!(setup.names(), ["client", "endpoint"], "and comes again when it is needed");
 }
 
+/// Would break if a service of this node's own pods were known only once somebody here has called it: peers name it, and an
+/// application that ends tunnels itself serves what it says.
+#[tokio::test]
+async fn this_node_s_services_are_asked_for_and_stay() {
+    let setup =
+        setup(OnDemandSettings { unused_after: Duration::from_millis(300), ..Default::default() }).await;
+    let web = service("web", "10.96.0.1");
+    let key = format!("default/{}", web.hostname);
+    let mut local = workload("client", "10.0.0.1");
+    local.services = [(key.clone(), PortList::default())].into();
+    let resource = |name: &str, content| {
+        Known::address(name, Vec::new(), Address { r#type: Some(content) }.encode_to_vec())
+    };
+    setup
+        .server
+        .put_all(vec![resource(&key, Type::Service(web)), resource(&uid("client"), Type::Workload(local))]);
+    let services = || setup.snapshot.load().services().count();
+    setup.client.keep(&[WorkloadUid::new(&uid("client"))]);
+    let until = async |expected: usize| {
+        while services() != expected {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), until(1)).await.unwrap();
+    sleep(Duration::from_millis(900)).await;
+    assert_eq!((services(), setup.asked(&key)), (1, 1), "nobody has needed it, and it is still asked for");
+    setup.client.keep(&[]);
+    timeout(Duration::from_secs(30), until(0)).await.unwrap();
+}
+
 /// An address that nobody has spoken of may be of the mesh: it must not be taken for an outsider's, nor waited for long.
 #[tokio::test]
 async fn without_an_answer_the_wait_is_short_and_ends_in_a_refusal() {

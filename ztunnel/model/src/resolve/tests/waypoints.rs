@@ -55,6 +55,38 @@ fn a_waypoint_in_another_network_is_refused_by_name() {
     assert!(refusal.to_string().contains("east-west gateways are not supported yet"), "{refusal}");
 }
 
+/// As in Istio, a name that is no service's may be a workload's own. Would break if one of another namespace could make itself
+/// a waypoint by its name, or if the waypoint went through itself.
+#[test]
+fn a_waypoint_may_be_named_by_a_workload_s_own_host_name() {
+    let mut web = service(WEB, &["/10.96.0.1"], &[(80, 8080)]);
+    web.waypoint = waypoint("default/way.example");
+    let named = |name: &str, ips: &[&str], namespace: &str| {
+        let mut workload = workload(name, ips, Protocol::Hbone);
+        (workload.hostname, workload.namespace) = ("way.example".into(), namespace.into());
+        workload
+    };
+    let proxy = named("proxy", &["fd00::9", "10.0.0.9"], "default");
+    let stranger = named("a-stranger", &["10.0.0.66"], "elsewhere");
+    let one = endpoint("one", "10.0.0.2", WEB);
+    let known = mesh([one.clone(), stranger.clone(), proxy.clone()], [web.clone()]);
+    let route = tunnel(&known, "10.96.0.1:80", 0);
+    assert_eq!(route.gateway, "10.0.0.9:15008".parse().unwrap(), "of the family that was asked for");
+    assert_eq!(route.expected, std::slice::from_ref(&proxy.identity));
+    let from_proxy = as_client(&known, &proxy, "10.96.0.1:80", 0).unwrap();
+    let Route::Tunnel(direct) = from_proxy else { panic!("{from_proxy:?}") };
+    assert_eq!(direct.authority, "10.0.0.2:8080".parse().unwrap(), "the waypoint itself must not loop");
+    let unknown = Refusal::UnknownWaypoint("default/way.example".into());
+    let nowhere = named("proxy", &[], "default");
+    for others in [vec![one.clone(), stranger], vec![one.clone(), nowhere]] {
+        assert_eq!(go(&mesh(others, [web.clone()]), "10.96.0.1:80", 0).unwrap_err(), unknown);
+    }
+    let way = service("default/way.example", &[], &[(15008, 15008)]);
+    let both = mesh([one, proxy, endpoint("behind", "10.0.0.8", "default/way.example")], [web, way]);
+    let gateway = tunnel(&both, "10.96.0.1:80", 0).gateway;
+    assert_eq!(gateway, "10.0.0.8:15008".parse().unwrap(), "a service's name goes first");
+}
+
 /// The port that a waypoint is given with need not be one that its service lists.
 #[test]
 fn a_waypoint_is_reached_at_the_port_it_was_given_with() {
