@@ -1,10 +1,13 @@
 //! The eBPF objects embedded in this binary: checking, loading.
 
+use std::ops::Range;
+
 use aya::{
     Ebpf, EbpfLoader,
     programs::{CgroupSockAddr, CgroupSockopt, Program, ProgramError, ProgramFd, SkLookup, SockOps},
 };
 use object::{Object, ObjectSection, ObjectSymbol};
+use parking_lot::Mutex;
 
 use crate::{RedirectError, bpf::AttachType, pins::Pins};
 
@@ -26,28 +29,50 @@ pub(crate) fn check() -> Result<(), RedirectError> {
     check_abi("pod", POD)
 }
 
-/// Loads the node's programs, on the pinned maps if there are any.
-pub(crate) fn load_node(pins: &Pins, node_cookie: u64, kubelet_cgroup: u64) -> Result<Ebpf, RedirectError> {
-    let mut loader = EbpfLoader::new();
-    loader.override_global(abi::global::NODE_COOKIE, &node_cookie, true).override_global(
-        abi::global::KUBELET_CGROUP,
-        &kubelet_cgroup,
-        true,
-    );
-    let mut object = load(loader, pins, NODE)?;
-    for (name, _) in NODE_PROGRAMS {
-        load_program(&mut object, name)?;
-    }
-    Ok(object)
-}
+/// Reads objects into the kernel, on the pinned maps if there are any. One for the daemon's life: aya reads the kernel's
+/// own types for each that is made, 20 MiB in small pieces, of which no program of ours has a use.
+pub(crate) struct Loader(Mutex<EbpfLoader<'static>>);
 
-/// Loads one pod's own lookup program.
-pub(crate) fn load_pod(pins: &Pins, cookie: u64) -> Result<Ebpf, RedirectError> {
-    let mut loader = EbpfLoader::new();
-    loader.override_global(abi::global::POD_COOKIE, &cookie, true);
-    let mut object = load(loader, pins, POD)?;
-    load_program(&mut object, POD_PROGRAM)?;
-    Ok(object)
+impl Loader {
+    pub(crate) fn new(pins: &Pins) -> Self {
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for name in abi::map::ALL {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        Self(Mutex::new(loader))
+    }
+
+    /// The node's programs.
+    pub(crate) fn load_node(&self, node_cookie: u64, kubelet_cgroup: u64) -> Result<Ebpf, RedirectError> {
+        let globals =
+            [(abi::global::NODE_COOKIE, node_cookie), (abi::global::KUBELET_CGROUP, kubelet_cgroup)];
+        let mut object = self.load(NODE, &globals)?;
+        for (name, _) in NODE_PROGRAMS {
+            load_program(&mut object, name)?;
+        }
+        Ok(object)
+    }
+
+    /// One pod's own lookup program.
+    pub(crate) fn load_pod(&self, cookie: u64) -> Result<Ebpf, RedirectError> {
+        let mut object = self.load(POD, &[(abi::global::POD_COOKIE, cookie)])?;
+        load_program(&mut object, POD_PROGRAM)?;
+        Ok(object)
+    }
+
+    /// A loader remembers its globals for ever, so they are set in the object itself.
+    fn load(&self, object: &[u8], globals: &[(&'static str, u64)]) -> Result<Ebpf, RedirectError> {
+        let mut object = object.to_vec();
+        for &(name, value) in globals {
+            let place = place_of(&object, name, size_of::<u64>());
+            let place = place.and_then(|place| object.get_mut(place));
+            let missing =
+                RedirectError::Ebpf { what: "the object lacks a variable", message: name.to_owned() };
+            place.ok_or(missing)?.copy_from_slice(&value.to_ne_bytes());
+        }
+        self.0.lock().load(&object).map_err(|error| RedirectError::ebpf("loading maps", &error))
+    }
 }
 
 pub(crate) fn program<'o>(object: &'o Ebpf, name: &'static str) -> Result<&'o ProgramFd, RedirectError> {
@@ -59,13 +84,6 @@ pub(crate) fn program<'o>(object: &'o Ebpf, name: &'static str) -> Result<&'o Pr
 pub(crate) fn program_id(object: &Ebpf, name: &'static str) -> Result<u32, RedirectError> {
     let program = object.program(name).ok_or_else(|| missing(name))?;
     program.info().map(|info| info.id()).map_err(|error| RedirectError::ebpf(name, &error))
-}
-
-fn load(mut loader: EbpfLoader<'_>, pins: &Pins, object: &[u8]) -> Result<Ebpf, RedirectError> {
-    for name in abi::map::ALL {
-        loader.map_pin_path(name, pins.map(name));
-    }
-    loader.load(object).map_err(|error| RedirectError::ebpf("loading maps", &error))
 }
 
 /// The verifier has its say here.
@@ -94,11 +112,20 @@ fn check_abi(name: &'static str, object: &[u8]) -> Result<(), RedirectError> {
 }
 
 fn abi_version(object: &[u8]) -> Option<u32> {
-    let file = object::File::parse(object).ok()?;
-    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(abi::VERSION_SYMBOL))?;
-    let section = file.section_by_index(symbol.section_index()?).ok()?;
-    let bytes = section.data_range(symbol.address(), 4).ok()??;
+    let bytes = object.get(place_of(object, abi::VERSION_SYMBOL, size_of::<u32>())?)?;
     Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// Where in the file a variable of so many bytes stands.
+fn place_of(object: &[u8], name: &str, size: usize) -> Option<Range<usize>> {
+    let file = object::File::parse(object).ok()?;
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name))?;
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let offset = symbol.address().checked_sub(section.address())?;
+    let (start, length) = section.file_range()?;
+    let fits = offset.checked_add(size as u64)? <= length && symbol.size() == size as u64;
+    let start = usize::try_from(start.checked_add(offset)?).ok().filter(|_| fits)?;
+    Some(start..start.checked_add(size)?)
 }
 
 #[cfg(test)]
@@ -114,5 +141,19 @@ mod tests {
     #[test]
     fn what_is_no_object_of_ours_is_refused() {
         assert!(matches!(check_abi("junk", b"not an object"), Err(RedirectError::Abi { found: None, .. })));
+    }
+
+    /// A pod's program that judged by another's namespace would hand its connections to the wrong listeners.
+    #[test]
+    fn every_variable_has_its_place() {
+        let places = [
+            place_of(NODE, abi::global::NODE_COOKIE, 8),
+            place_of(NODE, abi::global::KUBELET_CGROUP, 8),
+            place_of(POD, abi::global::POD_COOKIE, 8),
+        ];
+        assert!(places.iter().all(Option::is_some), "{places:?}");
+        assert_ne!(places[0], places[1]);
+        assert_eq!(place_of(POD, abi::global::POD_COOKIE, 4), None, "of another size");
+        assert_eq!(place_of(POD, abi::global::NODE_COOKIE, 8), None, "the node's");
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     kernel_log,
     listener::listen,
     maps::Maps,
-    objects::{self, NODE_PROGRAMS, POD_PROGRAM},
+    objects::{self, Loader, NODE_PROGRAMS, POD_PROGRAM},
     pins::{self, Pins},
     pod::{Capture, Listeners},
     routing,
@@ -57,6 +57,7 @@ pub struct Settings {
 pub struct Redirector {
     settings: Settings,
     pins: Pins,
+    loader: Loader,
     maps: Maps,
     node: Ebpf,
     /// Of the node's own network namespace, 0 if that is not known. Whoever is in it is no pod.
@@ -77,13 +78,15 @@ impl Redirector {
         let pins = Pins::prepare(&settings.bpf_dir)?;
         let node_cookie = settings.node_netns.as_deref().map(cookie_at).transpose()?.unwrap_or(0);
         let kubelet_cgroup = settings.kubelet_cgroup.as_deref().map(cgroup_id).transpose()?.unwrap_or(0);
-        let mut node = objects::load_node(&pins, node_cookie, kubelet_cgroup)?;
+        let loader = Loader::new(&pins);
+        let mut node = loader.load_node(node_cookie, kubelet_cgroup)?;
         kernel_log::follow(&mut node)?;
         let maps = Maps::take(&mut node)?;
         let program = objects::program_id(&node, NODE_PROGRAMS[0].0)?;
         let seats = Seats::take(&settings.bpf_dir, program)?;
         let (tenants, active) = (Mutex::default(), OnceLock::new());
-        let redirector = Self { settings, pins, maps, node, node_cookie, tenants, seats, program, active };
+        let redirector =
+            Self { settings, pins, loader, maps, node, node_cookie, tenants, seats, program, active };
         redirector.beat()?;
         Ok(redirector)
     }
@@ -254,7 +257,7 @@ impl Redirector {
     }
 
     fn attach(&self, pod: &EnrolledPod, is_new: bool) -> Result<(), RedirectError> {
-        let object = objects::load_pod(&self.pins, pod.cookie)?;
+        let object = self.loader.load_pod(pod.cookie)?;
         let program = objects::program(&object, POD_PROGRAM)?;
         // Asked last: loading takes a while.
         if self.is_superseded() {
