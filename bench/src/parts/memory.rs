@@ -28,6 +28,8 @@ const PSS: &str = "proportional";
 const ANONYMOUS: &str = "anonymous";
 /// What a change sets off has ended by then.
 const SETTLING: Duration = Duration::from_secs(2);
+/// By then a daemon that was just started has given back what starting took: it does so every five seconds.
+const AT_REST: Duration = Duration::from_secs(7);
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -59,4 +61,8 @@ fn median(values: &[f64]) -> f64 {
 
 fn resident(readings: &[Memory]) -> f64 {
     median(&readings.iter().map(|memory| bytes(memory.resident)).collect::<Vec<_>>())
+}
+
+fn anonymous(readings: &[Memory]) -> f64 {
+    median(&readings.iter().map(|memory| bytes(memory.anonymous)).collect::<Vec<_>>())
 }

@@ -45,8 +45,10 @@ impl Goal {
         }
         let worst = if self.sense == AT_MOST { f64::max } else { f64::min };
         let measured = medians.into_iter().reduce(worst);
+        // Less than nothing: what was subtracted was not at rest.
+        let believed = measured.filter(|it| *it >= 0.0);
         let reached =
-            measured.map(|it| if self.sense == AT_MOST { it <= self.bound } else { it >= self.bound });
+            believed.map(|it| if self.sense == AT_MOST { it <= self.bound } else { it >= self.bound });
         Judged {
             name: self.name.to_owned(),
             sense: self.sense,
@@ -61,7 +63,7 @@ impl Goal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::traffic;
+    use crate::parts::{memory, traffic};
 
     fn figure(of: &str, what: &'static str, values: &[f64]) -> Figure {
         Figure { table: traffic::REQUESTS, of: of.to_owned(), what, unit: "x", values: values.to_vec() }
@@ -81,5 +83,15 @@ mod tests {
         assert_eq!((cpu.measured, cpu.reached), (Some(2.0), Some(false)));
         assert_eq!(of("Requests, 16 connections: rate").reached, Some(true));
         assert_eq!(of("RSS without pods").reached, None);
+        let below = [Figure {
+            table: memory::PODS,
+            of: "each more pod".to_owned(),
+            what: memory::RSS_EACH,
+            unit: "KiB",
+            values: vec![-1.0],
+        }];
+        let judged = judge(&below);
+        let pod = judged.iter().find(|goal| goal.name == "A pod").unwrap();
+        assert_eq!((pod.measured, pod.reached), (Some(-1.0), None), "less than nothing is no measurement");
     }
 }

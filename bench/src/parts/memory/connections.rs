@@ -1,13 +1,16 @@
 //! By the number of connections that are held, before and after they have carried something, and once they are gone.
-//! Always against the daemon that has had a tunnel and two connections, so that what a crowd leaves behind counts as
-//! the next one's.
+//! Always against the daemon at rest that has had a tunnel and two connections, so that what a crowd leaves behind counts
+//! as the next one's. A connection's share is of the daemon's own (anonymous) memory: pages of the program, which the daemon
+//! lets go of at rest and which come back with the first connection, are no connection's. What is kept is of all that is
+//! resident.
 
 use std::{net::SocketAddr, thread::sleep, time::Duration};
 
 use anyhow::Result;
 
 use super::{
-    Figure, Findings, KIB, MIB, MeshPlan, Options, SETTLING, Stand, bytes, progress, read, resident,
+    AT_REST, Figure, Findings, KIB, MIB, MeshPlan, Options, SETTLING, Stand, anonymous, bytes, progress,
+    read, resident,
 };
 use crate::{
     load::{
@@ -37,7 +40,7 @@ pub(super) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
     let mut with = Crowd::of(&mut stand)?;
     with.open(2)?;
     with.each(&Order::Release)?;
-    sleep(SETTLING);
+    sleep(AT_REST);
     let empty = weigh(&stand, "empty", findings)?;
     for &(count, rounds) in if options.quick { &[(1000, 1)][..] } else { &[(1000, 5), (10_000, 1)] } {
         for round in 1..=rounds {
@@ -79,17 +82,27 @@ impl Crowd {
     }
 }
 
-/// Both daemons' resident bytes.
-fn weigh(stand: &Stand, of: &str, findings: &mut Findings) -> Result<[f64; 2]> {
+#[derive(Clone, Copy)]
+struct Weight {
+    resident: f64,
+    anonymous: f64,
+}
+
+/// Both daemons' bytes.
+fn weigh(stand: &Stand, of: &str, findings: &mut Findings) -> Result<[Weight; 2]> {
     let [first, second] = [1, 2].map(|node| stand.mesh.daemon(node).id());
-    Ok([resident(&read(first, findings, of)?), resident(&read(second, findings, of)?)])
+    let mut weight = |process| -> Result<Weight> {
+        let readings = read(process, findings, of)?;
+        Ok(Weight { resident: resident(&readings), anonymous: anonymous(&readings) })
+    };
+    Ok([weight(first)?, weight(second)?])
 }
 
 fn hold(
     stand: &Stand,
     crowd: &mut Crowd,
     count: usize,
-    empty: [f64; 2],
+    empty: [Weight; 2],
     findings: &mut Findings,
 ) -> Result<()> {
     kernel(crowd, count, KERNEL, findings)?;
@@ -100,17 +113,18 @@ fn hold(
     crowd.each(&Order::Release)
 }
 
-fn kept(stand: &Stand, count: usize, empty: [f64; 2], findings: &mut Findings) -> Result<()> {
+fn kept(stand: &Stand, count: usize, empty: [Weight; 2], findings: &mut Findings) -> Result<()> {
     let after = weigh(stand, "closed", findings)?;
     for (what, (after, empty)) in KEPT.iter().zip(after.into_iter().zip(empty)) {
-        add(findings, format!("{count} closed"), what, "MiB", (after - empty) / MIB);
+        add(findings, format!("{count} closed"), what, "MiB", (after.resident - empty.resident) / MIB);
     }
     Ok(())
 }
 
-fn each(of: &str, count: usize, before: [f64; 2], now: [f64; 2], findings: &mut Findings) {
+fn each(of: &str, count: usize, before: [Weight; 2], now: [Weight; 2], findings: &mut Findings) {
     for (what, (now, before)) in EACH_NODE.iter().zip(now.into_iter().zip(before)) {
-        add(findings, format!("{count} {of}"), what, "KiB", (now - before) / KIB / bytes(count as u64));
+        let share = (now.anonymous - before.anonymous) / KIB / bytes(count as u64);
+        add(findings, format!("{count} {of}"), what, "KiB", share);
     }
 }
 

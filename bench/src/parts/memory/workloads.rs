@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{
-    ANONYMOUS, Figure, Findings, KIB, MIB, MeshPlan, Options, RSS, SETTLING, Stand, bytes, progress, read,
-    resident,
+    ANONYMOUS, AT_REST, Figure, Findings, KIB, MIB, MeshPlan, Options, RSS, SETTLING, Stand, bytes, progress,
+    read, resident,
 };
 use crate::stand::settle;
 
@@ -18,6 +18,7 @@ pub(super) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
     let counts: &[u32] = if options.quick { &[0, 10_000] } else { &[0, 10_000, 100_000] };
     let mut stand = Stand::behind_a_control_plane(options, MeshPlan::new(&["client"]))?;
     let mut empty = None;
+    sleep(AT_REST);
     for &count in counts {
         let of = format!("{count} workloads");
         progress::say(&of);
