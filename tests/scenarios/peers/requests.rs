@@ -135,6 +135,37 @@ fn rejected(daemon: &Daemon) -> f64 {
     daemon.metric("ztunnel_rejected_requests_total", &[]).unwrap()
 }
 
+/// Catches: a proven peer that fills the node's log with refusals, as fast as HTTP/2 can ask; or one of which nobody learns how
+/// often it was refused.
+#[test]
+fn refusals_without_end_are_few_lines_and_their_number() {
+    const ASKED: usize = 1000;
+    const LINES: usize = 50;
+    let access_log = json!({ "errorLines": LINES, "errorInterval": "3s" });
+    let mesh = MeshPlan::new(&["server"]).setting("accessLog", access_log).start().unwrap();
+    let (daemon, gateway) = (mesh.daemon(1), mesh.address("server", 0, 15008));
+    let leaf = good(&mesh, "client");
+    inside(&mesh.topology().outside, move || async move {
+        let peer = Peer::connect(gateway, config(leaf)).await;
+        for _ in 0..ASKED {
+            assert_eq!(peer.connect_to("10.0.0.1:80").await.err().map(|status| status.as_u16()), Some(400));
+        }
+    });
+    let (lines, counted) = eventually("all are accounted for", || {
+        let log = daemon.access_log().unwrap();
+        let counted: u64 = log.iter().filter_map(|line| line["suppressed"].as_u64()).sum();
+        let lines = log.iter().filter(|line| line["reason"] == "wrong_destination").count();
+        (lines as u64 + counted == ASKED as u64).then_some((lines, counted))
+    });
+    assert!(lines < ASKED / 2 && lines % LINES == 0, "{lines} lines");
+    eventually("the metric tells it too", || {
+        let suppressed = daemon.metric("ztunnel_access_log_lines_suppressed_total", &[]).unwrap();
+        (suppressed == counted as f64).then_some(())
+    });
+    let refused = daemon.admin("/refusals?reason=wrong_destination").unwrap();
+    assert_eq!(refused[0]["count"], ASKED, "{refused}");
+}
+
 /// RFC 9113, section 8.5: a CONNECT has neither scheme nor path. RFC 8441's `:protocol` is not offered.
 ///
 /// Catches: a malformed CONNECT that is understood differently by whoever stands before us.

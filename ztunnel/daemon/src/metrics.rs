@@ -127,7 +127,10 @@ async fn tend(exporter: Exporter, ledgers: Arc<Ledgers>) {
     let mut sweeps = interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
-            () = sleep(UPKEEP_INTERVAL) => exporter.upkeep(),
+            () = sleep(UPKEEP_INTERVAL) => {
+                exporter.upkeep();
+                ledgers.summarize();
+            }
             _ = sweeps.tick() => ledgers.sweep(),
         }
     }

@@ -3,6 +3,7 @@
 //! are ours.
 
 mod choice;
+mod errors;
 
 use model::{Role, Workload};
 use tracing::{Level, event};
@@ -10,6 +11,8 @@ use tracing::{Level, event};
 use crate::{Outcome, Path, ResponseFlags, account::Account};
 
 pub use choice::{AccessLog, AccessLogMode, Fraction, NotAFraction};
+pub(crate) use errors::ErrorBudget;
+pub use errors::ErrorLines;
 
 /// What the lines carry as their target, for whoever writes the log.
 pub const TARGET: &str = "access";

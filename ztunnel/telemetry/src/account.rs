@@ -1,7 +1,8 @@
 //! What is known of one connection. The ledger writes it, the live list and the flush of byte counts read it.
 
 use std::{
-    net::SocketAddr,
+    fmt,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -126,6 +127,14 @@ pub(crate) struct Facts {
     pub(crate) proof: Proof,
 }
 
+/// Who is at the source, as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    Workload(WorkloadUid),
+    Identity(SpiffeId),
+    Address(IpAddr),
+}
+
 #[derive(Debug)]
 pub(crate) struct Account {
     pub(crate) id: u64,
@@ -142,10 +151,29 @@ pub(crate) struct Account {
     pub(crate) series: OnceLock<Arc<Series>>,
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(uid) => uid.fmt(f),
+            Self::Identity(identity) => identity.fmt(f),
+            Self::Address(ip) => ip.fmt(f),
+        }
+    }
+}
+
 impl Account {
     /// Istio's word for whose view this is.
     pub(crate) fn reporter(&self) -> &'static str {
         reporter(self.role)
+    }
+
+    /// Of what is known of this connection.
+    pub(crate) fn source(&self, facts: &Facts) -> Source {
+        match (&facts.source, &facts.identities) {
+            (Some(workload), _) => Source::Workload(workload.uid.clone()),
+            (None, Some((identity, _))) => Source::Identity(identity.clone()),
+            (None, None) => Source::Address(self.client.0.ip()),
+        }
     }
 
     /// Tells the metrics the bytes they have not heard of.

@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 
 use crate::{
     AccessLog, ByteCounters, Judgement, LiveConnection, LiveHandle, Outcome, Path, PlaintextBook, Proof,
-    RefusalBook, ResponseFlags, TraceId, access_log,
+    RefusalBook, ResponseFlags, TraceId,
+    access_log::{self, ErrorBudget},
     account::{Account, Facts},
     judgement::Decisions,
     metrics::{Timings, connection_failed},
@@ -39,6 +40,7 @@ pub struct Ledgers {
     refusals: RefusalBook,
     timings: Timings,
     access_log: AccessLog,
+    error_lines: ErrorBudget,
 }
 
 #[derive(Default)]
@@ -65,7 +67,7 @@ impl Shard {
 
 impl Ledgers {
     pub fn new(access_log: AccessLog) -> Self {
-        Self { access_log, ..Self::default() }
+        Self { access_log, error_lines: ErrorBudget::new(access_log.errors), ..Self::default() }
     }
 
     pub fn open(
@@ -138,6 +140,15 @@ impl Ledgers {
     pub fn sweep(&self) {
         self.series.sweep();
         self.decisions.sweep();
+    }
+
+    /// Writes how many lines were held back of floods that have passed; to be called every few seconds.
+    pub fn summarize(&self) {
+        self.summarize_at(Instant::now());
+    }
+
+    pub(crate) fn summarize_at(&self, now: Instant) {
+        self.error_lines.summarize(now);
     }
 
     /// In no particular order.
@@ -264,7 +275,10 @@ impl Ledger {
             self.ledgers.refusals.note_outcome(account, outcome);
             connection_failed(account.reporter(), outcome.reason());
         }
-        if self.ledgers.access_log.wants(account, outcome) {
+        let went_well = outcome.flags() == ResponseFlags::None;
+        if self.ledgers.access_log.wants(account, outcome)
+            && (went_well || self.ledgers.error_lines.admits(account, Instant::now()))
+        {
             access_log::write(account, outcome);
         }
     }

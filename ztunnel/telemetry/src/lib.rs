@@ -2,7 +2,8 @@
 //!
 //! A connection opens a [`Ledger`] when it is accepted and closes it exactly once. From that one account come
 //! the list of live connections, the access log line and Istio's metrics. What peers can trigger before
-//! there is an account (refused handshakes) is counted by reason and logged at a bounded rate.
+//! there is an account (refused handshakes) is counted by reason and logged at a bounded rate; so are the lines of one who
+//! fails again and again.
 #![forbid(unsafe_code)]
 
 mod access_log;
@@ -21,14 +22,18 @@ mod series;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod windows;
 
-pub use access_log::{AccessLog, AccessLogMode, Fraction, NotAFraction, TARGET as ACCESS_LOG_TARGET};
+pub use access_log::{
+    AccessLog, AccessLogMode, ErrorLines, Fraction, NotAFraction, TARGET as ACCESS_LOG_TARGET,
+};
 pub use account::{ByteCounters, Path, Proof};
 pub use judgement::{Judgement, LiveAudit};
 pub use ledger::{Ledger, Ledgers};
 pub use live::{LiveConnection, LiveHandle, LiveParty};
 pub use outcome::{End, Outcome, ResponseFlags};
 pub use plaintext::{OpenPlaintext, PlaintextBook, PlaintextPair};
-pub use rate_limit::{Admission, RateLimited};
+pub use rate_limit::RateLimited;
 pub use refusals::{RecentRefusal, RefusalBook, TunnelEnds};
 pub use trace::TraceId;
+pub use windows::Admission;

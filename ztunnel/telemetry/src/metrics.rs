@@ -33,6 +33,7 @@ pub mod names {
     pub const DNS_FORWARDED: &str = "istio_dns_upstream_requests_total";
     pub const DNS_FORWARD_FAILURES: &str = "istio_dns_upstream_failures_total";
     pub const NOT_ESTABLISHED: &str = "ztunnel_connection_failures_total";
+    pub const SUPPRESSED_LINES: &str = "ztunnel_access_log_lines_suppressed_total";
     pub const HANDSHAKE_DURATION: &str = "ztunnel_handshake_duration_seconds";
     pub const APPLICATION_CONNECT_DURATION: &str = "ztunnel_application_connect_duration_seconds";
     pub const FIRST_BYTE_DURATION: &str = "ztunnel_first_byte_duration_seconds";
@@ -96,6 +97,10 @@ pub fn describe() {
     describe_counter!(
         names::NOT_ESTABLISHED,
         "Connections that were refused, could not be made or broke, by the reason that the access log gives."
+    );
+    describe_counter!(
+        names::SUPPRESSED_LINES,
+        "Connections that went wrong and have no line in the access log, as their source has had too many."
     );
     describe_histogram!(
         names::HANDSHAKE_DURATION,
@@ -200,6 +205,10 @@ pub fn dns_forward_failed(reason: &'static str) {
 
 pub fn endpoint_set_aside() {
     counter!(names::SET_ASIDE).increment(1);
+}
+
+pub(crate) fn access_lines_suppressed() {
+    counter!(names::SUPPRESSED_LINES).increment(1);
 }
 
 pub(crate) fn connection_failed(reporter: &'static str, reason: &'static str) {

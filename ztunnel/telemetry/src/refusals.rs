@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     fmt::Display,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -16,7 +16,11 @@ use model::{ClientAddr, Role, SpiffeId, Workload, WorkloadUid, policy::PolicyKey
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::{LiveParty, Outcome, Path, ResponseFlags, access_log::shortened, account::Account};
+use crate::{
+    LiveParty, Outcome, Path, ResponseFlags,
+    access_log::shortened,
+    account::{Account, Source},
+};
 
 /// Pods that are remembered; with more, the one that was quiet the longest is forgotten.
 const MAX_PODS: usize = 1024;
@@ -48,13 +52,6 @@ struct Key {
     reason: &'static str,
     policy: Option<PolicyKey>,
     handshake: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Source {
-    Workload(WorkloadUid),
-    Identity(SpiffeId),
-    Address(IpAddr),
 }
 
 /// Of the first of them.
@@ -170,11 +167,7 @@ impl RefusalBook {
 
     pub(crate) fn note_outcome(&self, account: &Account, outcome: &Outcome) {
         let facts = account.facts.lock().clone();
-        let source = match (&facts.source, &facts.identities) {
-            (Some(workload), _) => Source::Workload(workload.uid.clone()),
-            (None, Some((identity, _))) => Source::Identity(identity.clone()),
-            (None, None) => Source::Address(account.client.0.ip()),
-        };
+        let source = account.source(&facts);
         let destination = match facts.path {
             Path::Tunnel { target, .. } | Path::Passthrough { target } => target,
             _ => account.destination.0,

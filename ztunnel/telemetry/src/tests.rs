@@ -5,6 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use model::{
@@ -16,7 +17,7 @@ use model::{
 };
 
 use crate::{
-    AccessLog, AccessLogMode, Ledger, Ledgers, Outcome, Path, Proof, ResponseFlags, TraceId,
+    AccessLog, AccessLogMode, ErrorLines, Ledger, Ledgers, Outcome, Path, Proof, ResponseFlags, TraceId,
     metrics::{Exporter, recorder},
 };
 
@@ -240,7 +241,7 @@ fn pairs_that_have_gone_leave_the_page_and_those_with_an_open_connection_do_not(
         let mesh = Mesh::new();
         let idle = || {
             (0..2).for_each(|_| mesh.ledgers.sweep());
-            exporter.sweep_at(std::time::Instant::now() + std::time::Duration::from_secs(3600));
+            exporter.sweep_at(Instant::now() + Duration::from_secs(3600));
         };
         exchange(mesh.outbound("10.2.1.10:8080"));
         let mut open = mesh.inbound_tunnel("10.2.1.10:8080");
@@ -308,7 +309,7 @@ fn the_access_log_is_sampled_by_trace_and_never_drops_errors() {
         let log = Captured::default();
         tracing::subscriber::with_default(log.subscriber(), || {
             let sample = sample.try_into().unwrap();
-            let ledgers = Arc::new(Ledgers::new(AccessLog { mode, sample }));
+            let ledgers = Arc::new(Ledgers::new(AccessLog { mode, sample, ..AccessLog::default() }));
             let mesh = Mesh { ledgers, ..Mesh::new() };
             let mut good = [mesh.outbound("10.2.1.10:8080"), mesh.inbound_tunnel("10.2.1.10:8080")];
             good.iter_mut().for_each(|ledger| ledger.set_trace(TraceId::new(trace)));
@@ -327,6 +328,41 @@ fn the_access_log_is_sampled_by_trace_and_never_drops_errors() {
     assert_eq!(lines(AccessLogMode::All, 0.5, high), 1);
     assert_eq!(lines(AccessLogMode::Errors, 1.0, low), 1);
     assert_eq!(lines(AccessLogMode::Off, 1.0, low), 0);
+}
+
+/// Without a budget whoever may ask at all fills the disk with refusals; if it were one for all, what others suffer would not be
+/// told; if the rest were not counted, nobody would know.
+#[test]
+fn refusals_without_end_are_a_few_lines_and_their_number() {
+    let (log, (recorder, exporter)) = (Captured::default(), recorder());
+    let errors = ErrorLines { lines: 20, interval: Duration::from_secs(3600) };
+    metrics::with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(log.subscriber(), || {
+            let ledgers = Arc::new(Ledgers::new(AccessLog { errors, ..AccessLog::default() }));
+            let mesh = Mesh { ledgers, ..Mesh::new() };
+            for _ in 0..1000 {
+                mesh.inbound_tunnel("10.2.1.10:9001").close(&denied());
+            }
+            exchange(mesh.inbound_tunnel("10.2.1.10:8080"));
+            mesh.outbound("10.2.1.10:7").close(&failed("Connection refused (os error 111)"));
+            // Addresses cost nothing: all of them have one budget.
+            for client in 0..100 {
+                let client = format!("10.9.{client}.1:1000");
+                mesh.inbound(Role::InboundPlaintext, &client, "10.2.1.10:8080").close(&denied());
+            }
+            mesh.ledgers.summarize_at(Instant::now() + errors.interval);
+        });
+    });
+    let lines = log.lines();
+    let with = |part: &str| lines.iter().filter(|line| line.contains(part)).count();
+    assert_eq!(with("10.1.1.10:63656") - 1, 20, "of the one who floods, beside what went well");
+    assert_eq!((with("completed"), with("outbound")), (1, 1), "of others, and what goes well");
+    assert_eq!(with("src.addr=10.9."), 20);
+    assert_eq!((with("suppressed=980"), with("suppressed=80")), (1, 1), "{lines:#?}");
+    let page = rendered(&exporter);
+    assert!(page.contains("ztunnel_access_log_lines_suppressed_total 1060\n"), "{page}");
+    let counted = page.lines().find(|line| line.contains(r#"reason="denied_by_policy""#)).unwrap();
+    assert!(counted.ends_with(" 1100"), "{counted}");
 }
 
 /// Connections of one kind share their handles; kinds beyond the bound do not grow the cache.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ErrorLines;
 use crate::{Outcome, ResponseFlags, account::Account};
 
 /// What of the access log is written.
@@ -9,6 +10,7 @@ use crate::{Outcome, ResponseFlags, account::Account};
 pub struct AccessLog {
     pub mode: AccessLogMode,
     pub sample: Fraction,
+    pub errors: ErrorLines,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
