@@ -170,17 +170,30 @@ impl Ledgers {
 
     /// Copies shard by shard, so that no data-plane thread waits for a reader of the whole book.
     fn accounts(&self) -> Vec<Arc<Account>> {
-        let mut all = Vec::new();
-        for shard in &self.shards {
-            all.extend(shard.lock().accounts.values().map(Arc::clone));
-        }
-        all
+        self.shards.iter().flat_map(copied).collect()
+    }
+
+    /// Of each shard the quickest of so many readings, of all shards the longest.
+    #[cfg(test)]
+    pub(crate) fn longest_hold(&self, readings: usize) -> std::time::Duration {
+        let timed = |shard| {
+            let started = Instant::now();
+            drop(copied(shard));
+            started.elapsed()
+        };
+        let quickest = |shard| (0..readings).map(|_| timed(shard)).min();
+        self.shards.iter().filter_map(quickest).max().unwrap_or_default()
     }
 
     fn shard(&self, id: u64) -> &Mutex<Shard> {
         let index = usize::try_from(id % SHARDS as u64).unwrap_or_default();
         &self.shards[index]
     }
+}
+
+/// Its lock is held no longer than this takes.
+fn copied(shard: &Mutex<Shard>) -> Vec<Arc<Account>> {
+    shard.lock().accounts.values().map(Arc::clone).collect()
 }
 
 impl fmt::Debug for Ledgers {

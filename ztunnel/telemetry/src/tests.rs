@@ -216,6 +216,17 @@ fn bytes_of_an_open_connection_show_at_each_scrape_and_once_only() {
     });
 }
 
+/// Would break if whoever reads the book kept those waiting who begin or end a connection. What a busy machine adds to one
+/// of twenty readings is not counted.
+#[test]
+fn no_lock_of_a_book_of_twenty_thousand_is_held_for_a_millisecond() {
+    let mesh = Mesh::new();
+    let _held: Vec<_> = (0..20_000).map(|_| mesh.inbound_tunnel("10.2.1.10:8080")).collect();
+    let longest = mesh.ledgers.longest_hold(20);
+    println!("the longest: {longest:?}");
+    assert!(longest < Duration::from_millis(1), "{longest:?}");
+}
+
 /// A task that is aborted at any await still leaves the book, the log and the metrics right.
 #[test]
 fn a_dropped_ledger_is_closed_as_cancelled_and_leaves_the_book() {
