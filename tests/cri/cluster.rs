@@ -208,7 +208,8 @@ impl Cluster {
         let (home, root) = (&self.node(node).home, self.node(node).cgroups.root().context("no cgroup v2")?);
         Manifests::render(&json!({
             "daemon": {
-                "cgroupRoot": root, "drainDeadline": "1s",
+                "cgroupRoot": root, "drainDeadline": "1s", "installSeccompProfile": true,
+                "kubeletDirectory": self.kubelet(node),
             },
             "cni": { "confDir": home.join("net.d"), "binDir": home.join("bin") },
         }))

@@ -15,6 +15,7 @@ use testkit::{
 
 use crate::{
     held::Held,
+    privileges::Started,
     support::{FAMILIES, assert_encrypted, last_logged},
 };
 
@@ -50,6 +51,20 @@ impl Cluster {
 #[track_caller]
 fn echo(from: &Place, target: SocketAddr) {
     assert_eq!(from.run(move || Dial::to(target).exchange(MARKER)).expect("an echo"), MARKER);
+}
+
+/// Catches: a capability that the chart does not give behind a CNI, and is needed there.
+#[test]
+fn two_capabilities_are_enough() {
+    let started = Started::with(&["net_admin", "sys_admin"]);
+    let plan = MeshPlan::new(&["client", "server"]).binary(started.script);
+    let Cluster { mesh, .. } = Cluster::start(plan);
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    for family in FAMILIES {
+        let target = mesh.address("server", family, 8080);
+        echo(mesh.pod("client"), target);
+        assert_eq!(last_logged(mesh.daemon(1), "outbound", target)["path"], "hbone");
+    }
 }
 
 /// Catches: plaintext between nodes, a lost original destination, a client's address that the application does not see,

@@ -1,6 +1,7 @@
 //! The project's own control plane: a Kubernetes API, the controller, daemons that know nothing but whom to ask.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::{IpAddr, SocketAddr},
     process::{Command, Stdio},
@@ -208,4 +209,23 @@ fn a_label_brings_mutual_tls_a_policy_denies_and_a_restart_is_not_felt() {
     assert!(log.contains("a certificate was signed"), "signing is not audited");
     assert!(!log.contains("token-of-node"), "a token is in the log");
     assert!(!log.contains("PRIVATE KEY"), "a key is in the log");
+}
+
+/// Catches: an alert on the controller that can never fire, and a metric that nobody can know of.
+#[test]
+fn its_metrics_are_those_of_the_specification() {
+    let cluster = Cluster::start();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", &format!("http://{}:15021/metrics", cluster.address)]);
+    let page = cluster.mesh.topology().outside.output(curl).unwrap();
+    let page = String::from_utf8(page.stdout).unwrap();
+    let served: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let text = include_str!("../../docs/SPECIFICATION.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let specified: BTreeSet<&str> = rows
+        .flat_map(|cell| cell.split('`'))
+        .filter(|word| word.starts_with("ztunnel_controller_"))
+        .collect();
+    assert_eq!(served, specified);
 }

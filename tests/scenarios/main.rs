@@ -27,6 +27,7 @@ mod operator;
 mod paths;
 mod peers;
 mod ports;
+mod preflight;
 mod privileges;
 mod probes;
 mod revocation;

@@ -23,9 +23,9 @@ const SECRET: &[u8] = b"the payload that nobody else may read";
 const NEEDED: [&str; 3] = ["net_admin", "sys_admin", "sys_ptrace"];
 
 /// A daemon that is started by a script.
-struct Started {
+pub(crate) struct Started {
     _directory: tempfile::TempDir,
-    script: PathBuf,
+    pub(crate) script: PathBuf,
 }
 
 impl Started {
@@ -44,7 +44,7 @@ impl Started {
     }
 
     /// With these capabilities and no way to more.
-    fn with(capabilities: &[&str]) -> Self {
+    pub(crate) fn with(capabilities: &[&str]) -> Self {
         let kept: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
         Self::by(|binary| format!("exec setpriv --bounding-set=-all{kept} {} \"$@\"", binary.display()))
     }

@@ -14,11 +14,13 @@ use crate::{
 type Answer = Result<Item, FuncError>;
 
 pub(crate) const ALL: &[(&str, Func)] = &[
+    ("add", add),
     ("default", default),
     ("dict", dict),
     ("has", has),
     ("indent", indent),
     ("int", int),
+    ("max", max),
     ("mergeOverwrite", merge_overwrite),
     ("nindent", nindent),
     ("quote", quote),
@@ -73,6 +75,23 @@ fn int(arguments: &[Item]) -> Answer {
         [Item::Number(number)] => Ok(Item::from(number.as_i64().unwrap_or_default())),
         _ => Err(wrong("int", arguments)),
     }
+}
+
+fn whole_numbers(function: &str, arguments: &[Item]) -> Result<Vec<i64>, FuncError> {
+    let whole = |item: &Item| match item {
+        Item::Number(number) => number.as_i64(),
+        _ => None,
+    };
+    arguments.iter().map(whole).collect::<Option<_>>().ok_or_else(|| wrong(function, arguments))
+}
+
+fn add(arguments: &[Item]) -> Answer {
+    Ok(Item::from(whole_numbers("add", arguments)?.iter().sum::<i64>()))
+}
+
+fn max(arguments: &[Item]) -> Answer {
+    let greatest = whole_numbers("max", arguments)?.into_iter().max();
+    greatest.map(Item::from).ok_or_else(|| wrong("max", arguments))
 }
 
 /// `mergeOverwrite FIRST SECOND ...`: later ones go before.

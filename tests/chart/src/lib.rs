@@ -73,6 +73,12 @@ impl Chart {
         Ok(documents)
     }
 
+    /// What helm says when it has installed.
+    pub fn notes(&self, values: &Value) -> Result<String> {
+        let world = template::World { files: self.directory.clone(), sources: self.sources()? };
+        world.render(&format!("{}/NOTES.txt", self.base()), &self.context(values))
+    }
+
     fn sources(&self) -> Result<Vec<(String, String)>> {
         let files = sorted(&self.directory.join("templates"))?.into_iter();
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -159,6 +159,11 @@ impl ApiServer {
         self.store.lock().tokens.insert(token.to_owned(), reviewed);
     }
 
+    /// Whoever asks what they may do is told: not this, by its plural.
+    pub fn forbid(&self, plural: &str) {
+        self.store.lock().forbidden.push(plural.to_owned());
+    }
+
     pub fn revoke_token(&self, token: &str) {
         self.store.lock().tokens.remove(token);
     }

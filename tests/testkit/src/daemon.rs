@@ -3,8 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io::ErrorKind,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -77,7 +79,8 @@ impl Daemon {
         let give_up = Instant::now() + START_DEADLINE;
         while !self.is_ready() {
             if self.has_ended() {
-                bail!("the daemon ended; its log ends with:\n{}", self.log_tail());
+                let end = self.end().unwrap_or_default();
+                bail!("the daemon ended{end}; its log ends with:\n{}", self.log_tail());
             }
             if Instant::now() > give_up {
                 bail!(
@@ -102,8 +105,18 @@ impl Daemon {
 
     /// Whether it is no longer running, waited for or not.
     pub fn has_ended(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+        match fs::read_to_string(format!("/proc/{}/stat", self.id())) {
+            Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+            // Too many open files of ours, for one, say nothing of the daemon.
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
+    }
+
+    /// How, as proc(5) has it of one that is not waited for: the last number of its line is that of wait(2).
+    fn end(&self) -> Option<String> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
+        let status = stat.split_whitespace().next_back()?.parse().ok()?;
+        Some(format!(" ({})", ExitStatus::from_raw(status)))
     }
 
     /// A page of the admin endpoint.
@@ -249,7 +262,7 @@ impl Daemon {
     }
 
     /// Waits for its end and yields its exit status.
-    pub fn wait(&mut self, deadline: Duration) -> Result<std::process::ExitStatus> {
+    pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let give_up = Instant::now() + deadline;
         loop {
             if let Some(status) = self.process.has_ended()? {

@@ -113,6 +113,8 @@ impl Parts<'_> {
         Ok(format!(
             "#!/bin/sh
 export PATH=/bin HOME=/root ZTUNNEL_BIN=/bin/ztunnel RUST_BACKTRACE=0
+# The kernel gives its first process fewer than the scenarios have connections.
+ulimit -n 20000
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

@@ -21,6 +21,11 @@ impl Cluster {
         // Made first: what is half there goes too.
         let this = Self { keep };
         step::run("kind create cluster", &mut create, "`docker ps` and `kind export logs` tell more.")?;
+        for node in this.nodes()? {
+            // systemd mounts it at boot, but not inside a container. Not the host's own: the nodes would share it.
+            let mount = "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf";
+            this.on_node(&node, &["sh", "-c", mount])?;
+        }
         Ok(this)
     }
 

@@ -131,6 +131,7 @@ impl Admin {
     }
 
     pub(crate) fn record_limits(&self) {
+        self.node.record();
         for Usage { limit, used, allowed } in self.node.parts.proxy.usage() {
             limit_used(limit, used, allowed);
         }
@@ -161,8 +162,12 @@ impl Admin {
                 let stale = self.state.stale().map(|stale| format!("{stale}\n")).unwrap_or_default();
                 Answer::text(StatusCode::OK, format!("ready\n{stale}"))
             }
-            (_, "/healthz/ready") => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
-            _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /healthz/ready\n"),
+            // Whoever answers is alive: enrolment, files and certificates are on this thread's runtime.
+            (&Method::GET, "/healthz/live") => Answer::text(StatusCode::OK, "alive\n"),
+            (_, "/healthz/ready" | "/healthz/live") => {
+                Answer::text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n")
+            }
+            _ => Answer::text(StatusCode::NOT_FOUND, "not found; GET /healthz/ready or /healthz/live\n"),
         }
     }
 }

@@ -9,6 +9,7 @@ mod cni;
 mod control_plane;
 mod dns;
 mod flags;
+mod kubelet;
 mod kubernetes;
 mod layers;
 mod limits;
@@ -55,6 +56,10 @@ pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/ztunnel/admin.sock";
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Config {
     pub(crate) node_name: String,
+    /// The daemon's own pod, of which it tells the control plane.
+    pub(crate) pod_name: String,
+    pub(crate) pod_namespace: String,
+    pub(crate) pod_ip: String,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) cluster_id: String,
     pub(crate) state_file: Option<PathBuf>,
@@ -105,6 +110,9 @@ impl Default for Config {
         let everywhere = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
         Self {
             node_name: String::new(),
+            pod_name: String::new(),
+            pod_namespace: String::new(),
+            pod_ip: String::new(),
             trust_domain: TrustDomain::default(),
             cluster_id: "Kubernetes".to_owned(),
             state_file: None,
@@ -160,6 +168,7 @@ pub(crate) fn validate(file: &Path) -> anyhow::Result<()> {
         state_file: (!is_set("/controlPlane") && !is_set("/stateFile")).then(elsewhere),
         pods_file: (!is_set("/cni/zdsSocket") && !is_set("/podSource") && !is_set("/podsFile"))
             .then(elsewhere),
+        node_name: (!is_set("/nodeName")).then(|| "given-elsewhere".to_owned()),
         ..Flags::default()
     };
     from_layers([flags.layer()?, file]).map(|_| ())
@@ -184,6 +193,10 @@ impl Config {
             (false, given) => given,
         };
         self.dns = self.dns.or_on_if(behind_cni);
+        self.kubelet_cgroup = match (self.kubelet_cgroup.take(), &self.cgroup_root) {
+            (None, Some(root)) if self.pod_source.is_some() => kubelet::find(root),
+            (given, _) => given.filter(|path| !path.as_os_str().is_empty()),
+        };
         self.check()?;
         Ok(self)
     }

@@ -19,10 +19,12 @@ mod offline;
 mod plaintext;
 mod plugin;
 mod pods;
+mod preflight;
 mod private_socket;
 mod privileges;
 mod profile;
 mod run;
+mod seccomp;
 mod sockets;
 mod state;
 mod status;
@@ -64,14 +66,19 @@ enum Command {
     /// XDS_ADDRESS, CA_ADDRESS, INPOD_UDS and the other variables of Istio's proxy are taken; docs/ISTIO.md has what becomes
     /// of each. Flags and ZTUNNEL_ variables go before them, and they before the file named by --config.
     Proxy(Box<Proxy>),
-    /// Try whether this kernel can do what the redirection needs, in a scratch network namespace.
+    /// Try whether this kernel can do what the redirection needs, in a scratch network namespace; or look over a cluster.
     ///
     /// Needs root. Prints one line for each feature; the exit status is 1 if any is missing. Do not run it inside
     /// the daemon's own process; beside a running daemon it does no harm.
+    ///
+    /// With --cluster, the API server of a cluster is asked instead, and nothing changed: what stands in the way of
+    /// installing there. The exit status is 0 if nothing does, 1 if something does, 2 if it is not known in whole.
     Check {
         /// A directory on a BPF file system, for scratch pins.
         #[arg(long, env = "ZTUNNEL_BPF_DIR", default_value = config::DEFAULT_BPF_DIR)]
         bpf_dir: PathBuf,
+        #[command(flatten)]
+        cluster: preflight::Cluster,
     },
     /// Say whether files would be accepted: mesh state, pods or configuration, told apart by their keys.
     ///
@@ -119,6 +126,8 @@ enum Command {
     /// replica serves, one leads: it makes the mesh's root, once, and writes the status of policies.
     #[command(after_help = controller::EXAMPLE)]
     Controller(Box<controller::Controller>),
+    /// Print the seccomp profile of the daemon, or put it where the kubelet looks for profiles: for the chart.
+    SeccompProfile(seccomp::SeccompProfile),
     /// Wait for a DaemonSet of the cluster to be ready, or forever: for the chart, when it is uninstalled.
     Wait(wait::Wait),
 }
@@ -171,7 +180,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => serve(&run),
         Command::Proxy(proxy) => serve_as_istio_asks(&proxy.run),
-        Command::Check { bpf_dir } => check(bpf_dir),
+        Command::Check { cluster, .. } if cluster.is_asked_for() => cluster.run(),
+        Command::Check { bpf_dir, .. } => check(bpf_dir),
         Command::Validate(files) => Ok(files.run()),
         Command::Explain(question) => Ok(question.run()),
         Command::Workloads(list) => Ok(list.run()),
@@ -185,6 +195,7 @@ fn main() -> ExitCode {
         Command::Plaintext(question) => Ok(question.run()),
         Command::Unenrol(all) => all.run(),
         Command::Controller(controller) => controller.run().map(|()| ExitCode::SUCCESS),
+        Command::SeccompProfile(profile) => profile.run(),
         Command::Wait(what) => what.run(),
     };
     result.unwrap_or_else(|error| {

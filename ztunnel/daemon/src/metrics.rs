@@ -24,7 +24,8 @@ use tokio::{
 use tunnel::TunnelLoad;
 
 use crate::{
-    admin::Admin, certificates, cni, discovery, files, logging::DroppedLines, plugin, state, status, verdicts,
+    admin::Admin, certificates, cni, discovery, files, logging::DroppedLines, node, plugin, state, status,
+    verdicts,
 };
 
 const POOL_CONNECTIONS: &str = "ztunnel_pool_connections";
@@ -43,6 +44,7 @@ pub(crate) fn describe() {
     files::describe();
     certificates::describe();
     cni::describe();
+    node::describe();
     plugin::describe();
     discovery::describe();
     state::describe();

@@ -20,6 +20,7 @@ use std::{
 
 use control::{Certificates, LocalPod};
 use futures::StreamExt;
+use metrics::{describe_gauge, gauge};
 use model::{SharedSnapshot, SpiffeId, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
 use proxy::{LocalWorkload, Proxy, Stop};
@@ -43,6 +44,12 @@ use crate::{
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Pods that are enrolled at the same time.
 const SETTLED_AT_ONCE: usize = 16;
+
+const TROUBLED: &str = "ztunnel_pods_not_served";
+
+pub(crate) fn describe() {
+    describe_gauge!(TROUBLED, "Pods that should be served and are not; `ztunnel pods` says why.");
+}
 
 pub(crate) struct Node {
     pub(crate) parts: Parts,
@@ -208,6 +215,12 @@ impl Node {
                 connections: counts.get(uid).copied().unwrap_or_default(),
             })
             .collect()
+    }
+
+    pub(crate) fn record(&self) {
+        let (problems, unplaced) = (self.problems.lock(), self.parts.unplaced.borrow());
+        let all: BTreeSet<_> = problems.keys().chain(unplaced.keys()).collect();
+        gauge!(TROUBLED).set(u32::try_from(all.len()).unwrap_or(u32::MAX));
     }
 
     /// One pod's settings, if it is enrolled, and what is wrong with it.

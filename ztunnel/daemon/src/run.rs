@@ -236,6 +236,15 @@ fn start_redirection(config: &Config, data_plane: &Handle) -> anyhow::Result<Red
     File::open(&config.node_netns).with_context(|| {
         format!("nodeNetns: {node}; name a path that opens as the node's network namespace")
     })?;
+    match &config.kubelet_cgroup {
+        Some(path) => {
+            tracing::info!(path = %path.display(), "connections from the kubelet's cgroup are probes");
+        }
+        None if config.pod_source.is_some() => tracing::warn!(
+            "the kubelet's cgroup is not known, so probes of pods that take no plaintext are refused; set kubeletCgroup"
+        ),
+        None => {}
+    }
     let settings = redirect::Settings {
         bpf_dir: config.bpf_dir.clone(),
         cgroup_root,

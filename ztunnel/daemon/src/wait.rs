@@ -3,7 +3,10 @@
 use std::{process::ExitCode, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
-use kubernetes::{k8s_openapi::api::apps::v1::DaemonSet, kube::Api};
+use kubernetes::{
+    k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node},
+    kube::{Api, Client, api::ListParams},
+};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -15,8 +18,8 @@ const POLL: Duration = Duration::from_secs(1);
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Wait {
-    /// Until this DaemonSet is ready on every node, as the API server of this pod's cluster says. Whoever runs this says how
-    /// long that may take.
+    /// Until this DaemonSet is ready on every node that is up, as the API server of this pod's cluster says; nodes that are
+    /// down are named. Whoever runs this says how long that may take.
     #[arg(long, value_name = "NAMESPACE/NAME")]
     daemon_set: Option<ObjectName>,
     /// Until SIGTERM or SIGINT.
@@ -64,13 +67,17 @@ impl Wait {
             return std::future::pending().await;
         };
         let client = kubernetes::connect(None).await.context("finding the API server")?;
-        let sets: Api<DaemonSet> = Api::namespaced(client, namespace);
+        let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
         let mut told = String::new();
         loop {
             let progress = match sets.get(name).await {
-                Ok(set) => match progress(&set) {
-                    None => return Ok(ExitCode::SUCCESS),
-                    Some(progress) => progress,
+                Ok(set) => match progress(&set, &down(&client).await) {
+                    Progress::Done => return Ok(ExitCode::SUCCESS),
+                    Progress::DoneBut(nodes) => {
+                        println!("{namespace}/{name}: these nodes are down and left as they are: {nodes}");
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    Progress::Waiting(progress) => progress,
                 },
                 Err(error) => error.to_string(),
             };
@@ -83,14 +90,38 @@ impl Wait {
     }
 }
 
-/// What is still waited for. A status that is older than the DaemonSet says nothing of it.
-fn progress(set: &DaemonSet) -> Option<String> {
-    let Some(status) = &set.status else { return Some("not seen by the cluster yet".to_owned()) };
-    if status.observed_generation < set.metadata.generation {
-        return Some("not seen by the cluster yet".to_owned());
-    }
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    /// But for nodes that are down, by their names.
+    DoneBut(String),
+    Waiting(String),
+}
+
+/// The nodes that are not ready. Who may not ask waits for all of them.
+async fn down(client: &Client) -> Vec<String> {
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let is_ready = |node: &Node| {
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let nodes = nodes.map(|list| list.items).unwrap_or_default();
+    nodes.into_iter().filter(|node| !is_ready(node)).filter_map(|node| node.metadata.name).collect()
+}
+
+/// A status that is older than the DaemonSet says nothing of it.
+fn progress(set: &DaemonSet, down: &[String]) -> Progress {
+    let Some(status) = set.status.as_ref().filter(|s| s.observed_generation >= set.metadata.generation)
+    else {
+        return Progress::Waiting("not seen by the cluster yet".to_owned());
+    };
     let (ready, wanted) = (status.number_ready, status.desired_number_scheduled);
-    (ready < wanted).then(|| format!("{ready} of {wanted} nodes"))
+    let missing = usize::try_from(wanted - ready).unwrap_or_default();
+    match missing {
+        0 => Progress::Done,
+        missing if missing <= down.len() => Progress::DoneBut(down.join(", ")),
+        _ => Progress::Waiting(format!("{ready} of {wanted} nodes")),
+    }
 }
 
 #[cfg(test)]
@@ -115,11 +146,20 @@ mod tests {
     /// Ended too early, the hook would be deleted with the mesh still on some nodes.
     #[test]
     fn a_daemon_set_is_done_when_every_node_is_and_not_before_the_cluster_has_seen_it() {
-        assert!(progress(&DaemonSet::default()).is_some());
-        assert!(progress(&set(None, 0, 0)).is_some(), "its nodes are not counted yet");
-        assert_eq!(progress(&set(Some(1), 1, 3)).as_deref(), Some("1 of 3 nodes"));
-        assert_eq!(progress(&set(Some(1), 3, 3)), None);
-        assert_eq!(progress(&set(Some(1), 0, 0)), None, "a cluster without such nodes");
+        let waits = |set: &DaemonSet| matches!(progress(set, &[]), Progress::Waiting(_));
+        assert!(waits(&DaemonSet::default()));
+        assert!(waits(&set(None, 0, 0)), "its nodes are not counted yet");
+        assert_eq!(progress(&set(Some(1), 1, 3), &[]), Progress::Waiting("1 of 3 nodes".to_owned()));
+        assert_eq!(progress(&set(Some(1), 3, 3), &["down".to_owned()]), Progress::Done);
+        assert_eq!(progress(&set(Some(1), 0, 0), &[]), Progress::Done, "a cluster without such nodes");
+    }
+
+    /// Else one machine that is off keeps the mesh from being uninstalled.
+    #[test]
+    fn nodes_that_are_down_are_not_waited_for() {
+        let down = ["off".to_owned()];
+        assert_eq!(progress(&set(Some(1), 2, 3), &down), Progress::DoneBut("off".to_owned()));
+        assert!(matches!(progress(&set(Some(1), 1, 3), &down), Progress::Waiting(_)), "one of them is up");
     }
 
     #[test]

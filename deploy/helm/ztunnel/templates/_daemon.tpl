@@ -1,13 +1,18 @@
 {{/* Who a daemon is: its pod and its node. */}}
 {{- define "ztunnel.daemonIdentity" -}}
-- name: {{ ternary "ZTUNNEL_NODE_NAME" "NODE_NAME" (eq .Values.mode "standalone") }}
+{{- $standalone := eq .Values.mode "standalone" }}
+- name: {{ ternary "ZTUNNEL_NODE_NAME" "NODE_NAME" $standalone }}
   valueFrom: { fieldRef: { fieldPath: spec.nodeName } }
-- name: POD_NAME
+- name: {{ ternary "ZTUNNEL_POD_NAME" "POD_NAME" $standalone }}
   valueFrom: { fieldRef: { fieldPath: metadata.name } }
-- name: POD_NAMESPACE
+- name: {{ ternary "ZTUNNEL_POD_NAMESPACE" "POD_NAMESPACE" $standalone }}
   valueFrom: { fieldRef: { fieldPath: metadata.namespace } }
-- name: INSTANCE_IP
+- name: {{ ternary "ZTUNNEL_POD_IP" "INSTANCE_IP" $standalone }}
   valueFrom: { fieldRef: { fieldPath: status.podIP } }
+{{- if $standalone }}
+# For commands in this container.
+- { name: ZTUNNEL_ADMIN, value: "unix:/var/run/ztunnel/admin.sock" }
+{{- end }}
 {{- end -}}
 
 {{/* As Istio's manifest has it: docs/ISTIO.md. */}}
@@ -42,14 +47,34 @@ capabilities:
   {{- if eq .Values.mode "standalone" }}
   add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]
   {{- else }}
-  add: [NET_ADMIN, NET_RAW, SYS_ADMIN]
+  add: [NET_ADMIN, SYS_ADMIN]
   {{- end }}
 seccompProfile:
-  {{- toYaml .Values.daemon.seccompProfile | nindent 2 }}
+  {{- include "ztunnel.seccomp" . | nindent 2 }}
 {{- if eq .Values.mode "standalone" }}
 # The runtimes' own profile forbids to enter other namespaces and to write sysctls there.
 appArmorProfile: { type: Unconfined }
 {{- end }}
+{{- end -}}
+
+{{/* Ours, once an init container has put it where the kubelet looks, or what is asked for. */}}
+{{- define "ztunnel.seccomp" -}}
+{{- if .Values.daemon.installSeccompProfile -}}
+type: Localhost
+localhostProfile: ztunnel/{{ .Chart.AppVersion }}.json
+{{- else -}}
+{{ toYaml .Values.daemon.seccompProfile }}
+{{- end -}}
+{{- end -}}
+
+{{/* Writes a file of the node that root owns, and nothing else. */}}
+{{- define "ztunnel.rootlikeSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsUser: 0
+runAsGroup: 0
+capabilities: { drop: [ALL] }
+seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
 {{/* What needs no node of its own. */}}
@@ -72,11 +97,9 @@ seccompProfile: { type: RuntimeDefault }
 - { name: bpf, mountPath: /sys/fs/bpf, mountPropagation: HostToContainer }
 # Programs are attached at its root, and pods are found by it.
 - { name: cgroup, mountPath: /host/sys/fs/cgroup, readOnly: true, mountPropagation: HostToContainer }
-{{- if .Values.cni.enabled }}
-# At the same paths as on the node: they stand in the node's configuration.
+# At the same paths as on the node: they stand in the node's configuration. Without the plugin too: one that is there goes.
 - { name: cni-conf, mountPath: {{ .Values.cni.confDir | quote }} }
 - { name: cni-bin, mountPath: {{ .Values.cni.binDir | quote }} }
-{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -88,12 +111,10 @@ seccompProfile: { type: RuntimeDefault }
   hostPath: { path: /sys/fs/bpf, type: Directory }
 - name: cgroup
   hostPath: { path: /sys/fs/cgroup, type: Directory }
-{{- if .Values.cni.enabled }}
 - name: cni-conf
   hostPath: { path: {{ .Values.cni.confDir | quote }}, type: DirectoryOrCreate }
 - name: cni-bin
   hostPath: { path: {{ .Values.cni.binDir | quote }}, type: DirectoryOrCreate }
-{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -117,6 +138,10 @@ seccompProfile: { type: RuntimeDefault }
 {{- if eq .Values.mode "standalone" }}
 - name: config
   configMap: { name: ztunnel }
+{{- end }}
+{{- if .Values.daemon.installSeccompProfile }}
+- name: seccomp
+  hostPath: { path: {{ printf "%s/seccomp" .Values.daemon.kubeletDirectory | quote }}, type: DirectoryOrCreate }
 {{- end }}
 # The controller writes it, as istiod does.
 - name: roots

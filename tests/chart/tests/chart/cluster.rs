@@ -1,5 +1,7 @@
 //! What the parts agree on among themselves: names, ports, accounts.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{find, rendered, variants};
@@ -40,7 +42,7 @@ fn every_named_port_is_there() {
             {
                 let ports: Vec<_> =
                     container["ports"].as_array().into_iter().flatten().map(|port| &port["name"]).collect();
-                for probe in ["startupProbe", "readinessProbe"] {
+                for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
                     let port = &container[probe]["httpGet"]["port"];
                     assert!(port.is_null() || ports.contains(&port), "{}: {probe} {port}", container["name"]);
                 }
@@ -60,15 +62,15 @@ fn accounts_and_volumes_exist() {
                 continue;
             }
             find(&documents, "ServiceAccount", pod["serviceAccountName"].as_str().unwrap());
-            let volumes: Vec<_> =
-                pod["volumes"].as_array().into_iter().flatten().map(|volume| &volume["name"]).collect();
-            let first = if pod["initContainers"].is_null() {
-                &pod["containers"][0]
-            } else {
-                &pod["initContainers"][0]
+            let names = |list: &Value| -> BTreeSet<String> {
+                let all = list.as_array().into_iter().flatten();
+                all.filter_map(|item| item["name"].as_str().map(str::to_owned)).collect()
             };
-            let mounts = first["volumeMounts"].as_array().into_iter().flatten();
-            let mounted: Vec<_> = mounts.map(|mount| &mount["name"]).collect();
+            let volumes = names(&pod["volumes"]);
+            let lists = ["initContainers", "containers"].map(|key| pod[key].as_array());
+            let containers = lists.into_iter().flatten().flatten();
+            let mounted: BTreeSet<_> =
+                containers.flat_map(|container| names(&container["volumeMounts"])).collect();
             assert_eq!(volumes, mounted, "{variant}: {}", document["metadata"]["name"]);
         }
     }

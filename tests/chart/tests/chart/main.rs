@@ -16,7 +16,8 @@ fn variants() -> Vec<(&'static str, Value)> {
         ("defaults", json!({})),
         ("istio", json!({"mode": "istio", "istio": {"env": [{"name": "XDS_ON_DEMAND", "value": "true"}]}})),
         ("no CNI plugin", json!({"cni": {"enabled": false}, "controller": {"replicas": 1}})),
-        ("no clean-up", json!({"uninstall": {"enabled": false}})),
+        ("no clean-up", json!({"uninstall": {"enabled": false}, "daemon": {"kubeletCgroup": "none"}})),
+        ("own seccomp profile", json!({"daemon": {"installSeccompProfile": true}})),
         (
             "everything",
             json!({
@@ -36,6 +37,7 @@ fn variants() -> Vec<(&'static str, Value)> {
                 "networkPolicy": {"allow": [
                     {"namespace": "shop", "podSelector": {"matchLabels": {"app": "cart"}}, "policyTypes": ["Ingress", "Egress"]},
                     {"namespace": "bank", "policyTypes": ["Ingress"]},
+                    {"namespace": "bank", "podSelector": {"matchLabels": {"app": "till"}}, "policyTypes": ["Egress"]},
                 ]},
                 "podMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
                 "prometheusRule": {"enabled": true, "strictBoundNamespaces": "shop|bank"},

@@ -1,6 +1,8 @@
 //! Each manifest is what the API server takes: read as the type that it says it is, and written back unchanged, so that
 //! a misspelt or misplaced field is found.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment},
@@ -125,6 +127,88 @@ fn no_container_is_privileged_or_may_write_to_its_image() {
             }
         }
     }
+}
+
+/// The list that docs/SECURITY.md gives reasons for is the list that the daemon has: to the letter, in both.
+#[test]
+fn the_daemon_s_capabilities_are_those_of_the_documentation() {
+    let text = std::fs::read_to_string(chart::root().join("docs/SECURITY.md")).unwrap();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let name = cells.get(1)?.strip_prefix("`CAP_")?.strip_suffix('`')?;
+        Some((name.to_owned(), cells.get(2)?.contains("istio")))
+    };
+    let documented: BTreeSet<_> = text.lines().filter_map(row).collect();
+    assert_eq!(documented.len(), 3, "the table was not understood: {documented:?}");
+    for (mode, is_needed) in
+        [("standalone", &(|_| true) as &dyn Fn(bool) -> bool), ("istio", &|in_istio| in_istio)]
+    {
+        let documents = rendered(&json!({ "mode": mode }));
+        let added = |kind: &str, list: &str, name: &str| {
+            let container = &find(&documents, kind, name)["spec"]["template"]["spec"][list][0];
+            let add = container["securityContext"]["capabilities"]["add"].as_array().unwrap();
+            add.iter().map(|name| name.as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+        };
+        let needed: BTreeSet<_> = documented
+            .iter()
+            .filter(|(_, in_istio)| is_needed(*in_istio))
+            .map(|(name, _)| name.clone())
+            .collect();
+        assert_eq!(added("DaemonSet", "containers", "ztunnel"), needed, "{mode}");
+        if mode == "standalone" {
+            assert_eq!(added("DaemonSet", "initContainers", "ztunnel-uninstall"), needed);
+        }
+    }
+}
+
+/// The runtime refuses to make a container whose profile is not there.
+#[test]
+fn our_seccomp_profile_is_written_where_the_daemon_s_container_wants_it() {
+    let values =
+        json!({"daemon": {"installSeccompProfile": true, "kubeletDirectory": "/var/lib/k0s/kubelet"}});
+    let documents = rendered(&values);
+    let pod = &find(&documents, "DaemonSet", "ztunnel")["spec"]["template"]["spec"];
+    let (writer, daemon) = (&pod["initContainers"][0], &pod["containers"][0]);
+    let profile = daemon["securityContext"]["seccompProfile"]["localhostProfile"].as_str().unwrap();
+    let mounted = writer["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    assert_eq!(writer["args"], json!(["seccomp-profile", format!("--write={mounted}/{profile}")]));
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == "seccomp").unwrap();
+    assert_eq!(volume["hostPath"]["path"], "/var/lib/k0s/kubelet/seccomp");
+    assert!(
+        rendered(&json!({})).iter().all(|d| !d.to_string().contains("localhostProfile")),
+        "only if asked for"
+    );
+}
+
+/// helm would say it is done while pods are cut off.
+#[test]
+fn uninstalling_goes_where_the_daemons_were() {
+    let values = json!({"daemon": {
+        "config": {"bpfDir": "/sys/fs/bpf/other"}, "nodeSelector": {"pool": "a"}, "terminationGracePeriodSeconds": 600,
+    }, "cni": {"enabled": false}});
+    let documents = rendered(&values);
+    let pod = &find(&documents, "DaemonSet", "ztunnel-uninstall")["spec"]["template"]["spec"];
+    let arguments = pod["initContainers"][0]["args"].as_array().unwrap();
+    assert!(arguments.contains(&json!("--bpf-dir=/sys/fs/bpf/other")), "{arguments:?}");
+    assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
+    let mounts = pod["initContainers"][0]["volumeMounts"].to_string();
+    assert!(mounts.contains("cni-conf") && mounts.contains("cni-bin"), "the plugin may be there from before");
+    let deadline =
+        find(&documents, "Job", "ztunnel-uninstall")["spec"]["activeDeadlineSeconds"].as_u64().unwrap();
+    assert!(deadline > 600, "daemons may take that long to end");
+}
+
+/// What is dangerous is said where somebody reads it.
+#[test]
+fn helm_s_notes_warn_of_what_is_switched_off() {
+    let chart = chart::Chart::ours().unwrap();
+    let notes = |values: Value| chart.notes(&values).unwrap();
+    assert!(!notes(json!({})).contains("WARNING"));
+    assert!(notes(json!({"daemon": {"kubeletCgroup": "none"}})).contains("FAIL THEIR PROBES"));
+    assert!(notes(json!({"cni": {"enabled": false}})).contains("before they are enrolled"));
+    assert!(notes(json!({"uninstall": {"enabled": false}})).contains("unenrol --all"));
+    assert!(notes(json!({"mode": "istio"})).contains("docs/ISTIO.md"));
 }
 
 /// Whoever can read all Secrets or make roles owns the cluster.

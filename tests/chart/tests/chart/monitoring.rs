@@ -1,5 +1,6 @@
 //! Dashboard and alerts ask only for metrics that the daemon has. SPECIFICATION's table is held to the daemon by a test
-//! of its own (`daemon/src/metrics.rs`), so it stands for the daemon here.
+//! of its own (`daemon/src/metrics.rs`), and that of the controller to the controller (`scenarios::controller`), so they stand for
+//! both here.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -94,7 +95,8 @@ fn the_alerts_ask_for_what_is_exported_and_name_a_summary() {
     let mut expressions = Vec::new();
     all(&alerts, "expr", &mut expressions);
     all_exported("alerts", &expressions);
-    for rule in alerts["groups"][0]["rules"].as_array().unwrap() {
+    let groups = alerts["groups"].as_array().unwrap();
+    for rule in groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
         for key in ["summary", "description"] {
             assert!(rule["annotations"][key].is_string(), "{}: no {key}", rule["alert"]);
         }

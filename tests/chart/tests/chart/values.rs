@@ -25,13 +25,15 @@ fn what_the_tests_render_is_valid() {
 #[test]
 fn what_is_misspelt_or_senseless_is_refused() {
     let (chart, schema) = schema();
-    let wrong: [Value; 12] = [
+    let wrong: [Value; 14] = [
         json!({"mode": "sidecar"}),
         json!({"daemom": {}}),
         json!({"daemon": {"tolerations": {}}}),
         json!({"daemon": {"drainDeadline": "half a minute"}}),
         json!({"daemon": {"seccompProfile": {"type": "Localhost"}}}),
         json!({"daemon": {"kubeletCgroup": "/absolute"}}),
+        json!({"daemon": {"kubeletCgroup": ""}}),
+        json!({"daemon": {"kubeletDirectory": "relative"}}),
         json!({"controller": {"replicas": 0}}),
         json!({"controller": {"replicas": "2"}}),
         json!({"istio": {"xdsAddress": "http://istiod:15010"}}),

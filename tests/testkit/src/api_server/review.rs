@@ -46,3 +46,11 @@ pub(super) fn answer(mut review: Value, known: impl Fn(&str) -> Option<Reviewed>
     review["status"] = status;
     review
 }
+
+/// SelfSubjectAccessReview: whoever asks may do all that is not forbidden, by resource.
+pub(super) fn access(mut review: Value, forbidden: &[String]) -> Value {
+    let resource = review["spec"]["resourceAttributes"]["resource"].as_str().unwrap_or_default();
+    let allowed = !forbidden.iter().any(|name| name == resource);
+    review["status"] = json!({ "allowed": allowed });
+    review
+}

@@ -98,6 +98,10 @@ fn decide(
             let review = review::answer(parsed()?, |token| store.tokens.get(token).cloned());
             Ok(answer::json(StatusCode::CREATED, &review))
         }
+        Method::POST if target.collection.plural == "selfsubjectaccessreviews" => {
+            let review = review::access(parsed()?, &store.forbidden);
+            Ok(answer::json(StatusCode::CREATED, &review))
+        }
         Method::POST => {
             let created = write::create(&mut store, &target, parsed()?)?;
             Ok(answer::json(StatusCode::CREATED, &created))

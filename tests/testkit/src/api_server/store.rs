@@ -43,6 +43,8 @@ pub(super) struct Store {
     history: VecDeque<Happened>,
     signals: watch::Sender<Signals>,
     pub(super) tokens: HashMap<String, Reviewed>,
+    /// Plurals of what nobody may do.
+    pub(super) forbidden: Vec<String>,
     pub(super) faults: Faults,
     pub(super) asked: Vec<Asked>,
     pub(super) watches: usize,
@@ -58,6 +60,7 @@ impl Default for Store {
             history: VecDeque::new(),
             signals: watch::Sender::new(Signals::default()),
             tokens: HashMap::new(),
+            forbidden: Vec::new(),
             faults: Faults::default(),
             asked: Vec::new(),
             watches: 0,

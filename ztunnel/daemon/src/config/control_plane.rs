@@ -78,8 +78,14 @@ impl ControlPlaneSection {
 
     pub(crate) fn settings(&self, config: &Config) -> ControlPlaneSettings {
         let mut node = self.node.clone();
-        if node.node_name.is_empty() {
-            node.node_name.clone_from(&config.node_name);
+        let known = [
+            (&mut node.node_name, &config.node_name),
+            (&mut node.pod, &config.pod_name),
+            (&mut node.namespace, &config.pod_namespace),
+            (&mut node.ip, &config.pod_ip),
+        ];
+        for (said, known) in known.into_iter().filter(|(said, _)| said.is_empty()) {
+            said.clone_from(known);
         }
         ControlPlaneSettings {
             channel: self.channel(config),

@@ -16,6 +16,15 @@ pub(crate) struct Flags {
     /// This node's name, as workloads name it.
     #[arg(long, env = "ZTUNNEL_NODE_NAME", value_name = "NAME")]
     pub(super) node_name: Option<String>,
+    /// The name of the daemon's own pod, of which it tells the control plane; with its namespace and address.
+    #[arg(long, env = "ZTUNNEL_POD_NAME", value_name = "NAME")]
+    pub(super) pod_name: Option<String>,
+    /// The namespace of the daemon's own pod.
+    #[arg(long, env = "ZTUNNEL_POD_NAMESPACE", value_name = "NAME")]
+    pub(super) pod_namespace: Option<String>,
+    /// The address of the daemon's own pod.
+    #[arg(long, env = "ZTUNNEL_POD_IP", value_name = "IP")]
+    pub(super) pod_ip: Option<String>,
     /// The trust domain of this mesh's identities [default: cluster.local].
     #[arg(long, env = "ZTUNNEL_TRUST_DOMAIN", value_name = "NAME")]
     pub(super) trust_domain: Option<TrustDomain>,
@@ -38,7 +47,8 @@ pub(crate) struct Flags {
     /// The node's own network namespace, in which the kubelet runs [default: /proc/1/ns/net].
     #[arg(long, env = "ZTUNNEL_NODE_NETNS", value_name = "FILE")]
     pub(super) node_netns: Option<PathBuf>,
-    /// The kubelet's cgroup: its connections are probes and reach the pods untouched [default: none].
+    /// The kubelet's cgroup: its connections are probes and reach the pods untouched. Empty: none [default: none, and with
+    /// `podSource: kubernetes` where it usually is, such as system.slice/kubelet.service below the cgroup root].
     #[arg(long, env = "ZTUNNEL_KUBELET_CGROUP", value_name = "DIR")]
     pub(super) kubelet_cgroup: Option<PathBuf>,
     /// Whom to ask for the addresses of workloads that have only a host name, as resolv.conf(5) has it
