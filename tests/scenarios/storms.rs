@@ -64,9 +64,13 @@ fn median(mesh: &Mesh) -> Duration {
 }
 
 /// Measures alone and beside a storm, one right after the other: other work on the machine counts against the one or the other.
-/// So what is not fair at first may be so at last; failures of the quiet pod never are.
+/// So what holds is the median of the rounds; failures of the quiet pod never are forgiven.
+///
+/// This can show that the whole daemon is fair: a lock that all wait for, a queue that all stand in, work of a storm's on a
+/// thread that the quiet pod needs. It cannot show what turns add: with so many turns that nobody waits for one, it passes
+/// too, as the storm's programs, not the daemon's steps, are what is slowest here. `turnstile::tests` shows that.
 fn assert_fair<S>(mesh: &Mesh, what: &str, start: impl Fn() -> S, stop: impl Fn(S)) {
-    let mut best = f64::INFINITY;
+    let mut rounds = Vec::new();
     for _round in 0..ROUNDS {
         let alone = median(mesh);
         let storm = start();
@@ -75,12 +79,14 @@ fn assert_fair<S>(mesh: &Mesh, what: &str, start: impl Fn() -> S, stop: impl Fn(
         stop(storm);
         let times = beside.as_secs_f64() / alone.as_secs_f64();
         println!("{what}: alone {alone:?}, beside {beside:?}: {times:.2} times");
-        best = best.min(times);
-        if best <= MOST_TIMES {
-            return;
-        }
+        rounds.push(times);
     }
-    panic!("{what}: a quiet pod's connections take {best:.2} times as long, at best");
+    rounds.sort_by(f64::total_cmp);
+    let times = rounds[ROUNDS / 2];
+    assert!(
+        times <= MOST_TIMES,
+        "{what}: a quiet pod's connections take {times:.2} times as long: {rounds:?}"
+    );
 }
 
 fn was_a_storm(outcomes: Result<Outcomes>) {

@@ -1,6 +1,9 @@
 //! What becomes of those who reach a limit.
 
-use std::{sync::mpsc, time::Duration};
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -180,4 +183,48 @@ async fn where_all_clients_are_one_source_the_excess_waits() {
     let _waiting = mesh.connect_in_clear(at(S1, 8081)).await;
     timeout(Duration::from_secs(5), listener.accept()).await.expect("once the others have failed").unwrap();
     assert_eq!(observed.metric(HITS, &[r#"limit="pending_per_source""#]), 0);
+}
+
+/// If a listener accepted without regard to the pace that is set, a storm would come in as fast as it likes.
+#[tokio::test]
+async fn a_listener_accepts_at_its_pace() {
+    let observed = Observed::start();
+    let mut options = Options::default();
+    options.settings.limits.accepts_per_second = 2;
+    options.settings.limits.accept_burst = 1;
+    let mesh = Mesh::with(options).await;
+    let listener = mesh.net.listen(at(OUTSIDE, 80)).await;
+    let started = Instant::now();
+    let mut standing = Vec::new();
+    for _ in 0..3 {
+        standing.push(mesh.connect(at(OUTSIDE, 80)).await);
+        standing.push(timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap().0);
+    }
+    assert!(started.elapsed() >= Duration::from_millis(950), "three within {:?}", started.elapsed());
+    assert!(observed.metric(HITS, &[r#"limit="accepts_per_second""#]) >= 1);
+}
+
+/// If one pod could have all sockets, those of its node would have none.
+#[tokio::test]
+async fn a_pod_has_a_part_of_the_sockets_and_its_neighbour_another() {
+    let observed = Observed::start();
+    let mut options = Options { one_node: true, ..Options::default() };
+    // Four: two connections out of the mesh.
+    options.settings.limits.sockets = 100;
+    options.settings.limits.pod_sockets_percent = 4;
+    let mesh = Mesh::with(options).await;
+    let outside = mesh.net.listen(at(OUTSIDE, 80)).await;
+    let mut standing = Vec::new();
+    for _ in 0..2 {
+        let client = mesh.connect(at(OUTSIDE, 80)).await;
+        standing.push((client, timeout(Duration::from_secs(5), outside.accept()).await.unwrap().unwrap()));
+    }
+    let _waiting = mesh.connect(at(OUTSIDE, 80)).await;
+    assert!(timeout(Duration::from_millis(200), outside.accept()).await.is_err(), "beyond its part");
+    assert!(observed.metric("ztunnel_connections_limited_total", &[]) >= 1);
+    let listener = mesh.net.listen(at(S1, 8080)).await;
+    let _neighbours = mesh.connect_in_clear(at(S1, 8080)).await;
+    timeout(Duration::from_secs(5), listener.accept()).await.expect("the neighbour has its own").unwrap();
+    standing.pop();
+    timeout(Duration::from_secs(5), outside.accept()).await.expect("there is room again").unwrap();
 }
