@@ -255,7 +255,7 @@ fn a_flood_from_one_pod_does_not_stop_another() {
     let sent = flooding.join().unwrap();
     assert!(sent > 1000 && rounds > 3, "{sent} requests, {rounds} rounds");
     eventually("more than 100 were too many", || {
-        let limited = mesh.daemon(1).metric("istio_dns_upstream_failures_total", &[("reason", "limit")]);
+        let limited = mesh.daemon(1).metric("istio_dns_upstream_failures_total", &[("reason", "dns_limit")]);
         (limited.unwrap() > 100.0).then_some(())
     });
     let own = Ask::name(WEB).of(flood, server).unwrap();

@@ -95,7 +95,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
         ledgers: Arc::clone(&ledgers),
         certificates: Arc::clone(&certificates),
         snapshot: Arc::clone(&snapshot),
-        dns: dns.map(|settings| dns::Server::new(settings, Arc::clone(&snapshot))),
+        dns: dns.map(|settings| dns::Server::new(settings, Arc::clone(&snapshot), Arc::clone(&ledgers))),
         data_plane: data_plane.handle().clone(),
         inspection_interval: config.inspection_interval.0,
         drain_deadline: config.drain_deadline.0,

@@ -6,7 +6,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use model::{SharedSnapshot, WorkloadUid};
 use rand::Rng;
 use telemetry::{
-    RateLimited,
+    Ledgers, RateLimited,
     metrics::{dns_requested, limit_hit},
 };
 use tokio::{
@@ -39,14 +39,15 @@ pub struct Server {
     forwards: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     log: RateLimited,
+    ledgers: Arc<Ledgers>,
 }
 
 impl Server {
-    pub fn new(settings: Settings, snapshot: Arc<SharedSnapshot>) -> Arc<Self> {
+    pub fn new(settings: Settings, snapshot: Arc<SharedSnapshot>, ledgers: Arc<Ledgers>) -> Arc<Self> {
         let forwards = Arc::new(Semaphore::new(settings.forwards));
         let connections = Arc::new(Semaphore::new(settings.connections));
         let log = RateLimited::new(LOGGED, LOG_INTERVAL);
-        Arc::new(Self { settings, snapshot, forwards, connections, log })
+        Arc::new(Self { settings, snapshot, forwards, connections, log, ledgers })
     }
 
     pub fn usage(&self) -> [Usage; 2] {
@@ -205,7 +206,11 @@ impl<P: PodSockets> Pod<P> {
     /// Tells of a failure, and what the pod is told.
     fn failed(&self, request: &Request, error: &ForwardError) -> Vec<u8> {
         telemetry::metrics::dns_forward_failed(error.reason());
-        self.server.log.warn(error.reason(), &self.uid, format_args!("a DNS request: {error}"));
+        let said = format_args!("a DNS request: {error}");
+        self.server.log.warn(error.reason(), &self.uid, said);
+        let snapshot = self.server.snapshot.load();
+        let (pod, target) = (snapshot.workload(&self.uid), error.target());
+        self.server.ledgers.refusals().note_dns(&self.uid, pod, target, error.reason(), said);
         request.failure()
     }
 }

@@ -50,12 +50,20 @@ pub(crate) enum ForwardError {
 impl ForwardError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::NoTarget(_) => "no_target",
-            Self::NotRedirected => "not_redirected",
-            Self::TooMany => "limit",
-            Self::Failed(..) => "failed",
-            Self::Deadline(_) => "deadline",
-            Self::Strangers(_) => "strangers",
+            Self::NoTarget(_) => "dns_no_target",
+            Self::NotRedirected => "dns_not_redirected",
+            Self::TooMany => "dns_limit",
+            Self::Failed(..) => "dns_failed",
+            Self::Deadline(_) => "dns_deadline",
+            Self::Strangers(_) => "dns_strangers",
+        }
+    }
+
+    /// Whom it was meant for, if that is known.
+    pub(crate) fn target(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Failed(target, _) | Self::Deadline(target) | Self::Strangers(target) => Some(*target),
+            Self::NoTarget(_) | Self::NotRedirected | Self::TooMany => None,
         }
     }
 }

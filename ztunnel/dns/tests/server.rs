@@ -146,7 +146,7 @@ async fn converse(stream: &mut TcpStream, message: &[u8]) -> io::Result<Message>
 #[tokio::test]
 async fn only_the_answer_of_the_server_that_was_asked_is_believed() {
     let upstream = client().await;
-    let server = Server::new(settings(), mesh());
+    let server = Server::new(settings(), mesh(), Arc::default());
     let pod = serve(&server, "client", Some(upstream.local_addr().unwrap())).await;
     let asking = tokio::spawn({
         let udp = pod.udp;
@@ -179,7 +179,7 @@ async fn only_the_answer_of_the_server_that_was_asked_is_believed() {
 /// Catches: a relay for whoever comes; a request that goes round and round to ourselves.
 #[tokio::test]
 async fn what_was_not_redirected_is_not_handed_on() {
-    let server = Server::new(settings(), mesh());
+    let server = Server::new(settings(), mesh(), Arc::default());
     let pod = serve(&server, "client", None).await;
     assert_eq!(ask(&pod, "example.org.").await.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(ask(&pod, "web.").await.answers.len(), 1, "what state knows needs nobody else");
@@ -196,7 +196,8 @@ async fn only_so_many_requests_wait_and_only_so_long() {
     let silent = client().await;
     let forward_deadline = Duration::from_secs(3);
     let limits = Settings { forwards_per_pod: 4, forwards: 24, forward_deadline, ..settings() };
-    let server = Server::new(limits, mesh());
+    let ledgers = Arc::<telemetry::Ledgers>::default();
+    let server = Server::new(limits, mesh(), Arc::clone(&ledgers));
     let original = Some(silent.local_addr().unwrap());
     let pods = [serve(&server, "client", original).await, serve(&server, "client", original).await];
     let started = Instant::now();
@@ -219,6 +220,13 @@ async fn only_so_many_requests_wait_and_only_so_long() {
     tokio::time::sleep(forward_deadline).await;
     assert_eq!(ask(&pods[0], "example.org.").await.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(pods[0].sockets.opened.load(Ordering::Relaxed), 5, "those that waited have made room");
+    let told = ledgers.refusals().list(std::time::SystemTime::now());
+    let count = |reason: &str| told.iter().filter(|it| it.reason == reason).map(|it| it.count).sum::<u64>();
+    assert_eq!(
+        (count("dns_limit"), count("dns_deadline")),
+        (12, 9),
+        "the admin page tells them by the metric's words"
+    );
 }
 
 /// Catches: connections that say nothing, or half of something, and stay; more of them than may be.
@@ -230,7 +238,7 @@ async fn connections_are_few_and_end_when_they_say_nothing() {
         message_deadline: Duration::from_millis(300),
         ..settings()
     };
-    let server = Server::new(limits, mesh());
+    let server = Server::new(limits, mesh(), Arc::default());
     let pod = serve(&server, "client", None).await;
     let mut idle = TcpStream::connect(pod.tcp).await.unwrap();
     let mut half = TcpStream::connect(pod.tcp).await.unwrap();
@@ -256,7 +264,7 @@ async fn connections_are_few_and_end_when_they_say_nothing() {
 /// Catches: a server that a pod has broken, and that stays so; one that leaves something behind.
 #[tokio::test]
 async fn sockets_that_are_not_there_are_opened_again_and_all_ends_with_the_pod() {
-    let server = Server::new(settings(), mesh());
+    let server = Server::new(settings(), mesh(), Arc::default());
     let mut pod = serve(&server, "client", None).await;
     assert_eq!(ask(&pod, "web.").await.answers.len(), 1);
     let late = serve_late(&server).await;
@@ -283,7 +291,7 @@ async fn serve_late(server: &Arc<Server>) -> Pod {
 /// Catches: a pod that is answered by another's view of the mesh, or by none.
 #[tokio::test]
 async fn a_pod_that_state_does_not_know_is_not_answered_from_it() {
-    let server = Server::new(settings(), mesh());
+    let server = Server::new(settings(), mesh(), Arc::default());
     let pod = serve(&server, "stranger", None).await;
     assert_eq!(ask(&pod, "web.shop.svc.cluster.local.").await.metadata.response_code, ResponseCode::ServFail);
 }

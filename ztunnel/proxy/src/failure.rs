@@ -7,6 +7,9 @@ use model::{Refusal, demand::Unlearned, names::NameError, refusal::RefusalKind};
 use telemetry::{Outcome, ResponseFlags};
 use tunnel::{DialError, Phase, StreamError};
 
+#[cfg(test)]
+mod tests;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(transparent)]

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tunnel::{Request, Session};
+use tunnel::{Rejection, Request, Session};
 
 use crate::{
     Arrival, PodSockets,
@@ -69,13 +69,12 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
             return;
         };
         self.serve_session(&mut session, &shared).await;
-        if session.rejected() > 0 {
-            requests_rejected(session.rejected());
-            self.proxy.fault(&ends, "not_a_connect", "requests that are no proper CONNECT, or too many");
-        }
-        if session.starved() > 0 {
-            limit_hit("window_budget");
-            self.proxy.fault(&ends, "window_budget", "open streams take all the memory they may");
+        for (rejection, count) in session.rejected() {
+            requests_rejected(rejection.reason(), count);
+            if rejection == Rejection::Windows {
+                limit_hit(rejection.reason());
+            }
+            self.proxy.fault(&ends, rejection.reason(), rejection);
         }
         if let Some(end) = session.end().filter(|end| end.is_breach()) {
             self.proxy.broken(&ends, end);

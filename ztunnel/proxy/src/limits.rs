@@ -11,6 +11,18 @@ pub(crate) const OUTBOUND_CONNECTIONS: &str = "outbound_connections_per_pod";
 pub(crate) const INBOUND_CONNECTIONS: &str = "inbound_connections_per_source";
 pub(crate) const INBOUND_TUNNELS: &str = "inbound_tunnels_per_source";
 
+#[cfg(test)]
+pub(crate) const ALL: &[&str] = &[
+    HANDSHAKES,
+    SOCKETS,
+    PENDING,
+    PENDING_PER_SOURCE,
+    ACCEPTS,
+    OUTBOUND_CONNECTIONS,
+    INBOUND_CONNECTIONS,
+    INBOUND_TUNNELS,
+];
+
 #[derive(Clone, Debug)]
 pub struct ProxyLimits {
     /// Inbound handshakes under way, per pod and in the whole daemon. More cut the oldest of whoever has the most.

@@ -67,7 +67,7 @@ pub fn describe() {
     describe_counter!(names::HANDSHAKE_FAILURES, "Inbound tunnels refused before the peer had an identity.");
     describe_counter!(
         names::REJECTED_REQUESTS,
-        "HTTP/2 requests of proven peers that were no proper CONNECT."
+        "HTTP/2 requests of proven peers that were no proper CONNECT, too many or too late, by reason."
     );
     describe_counter!(names::LIMITED, "Connections that waited, since others held all descriptors.");
     describe_counter!(
@@ -146,8 +146,8 @@ pub fn handshake_failed(reason: &'static str) {
     counter!(names::HANDSHAKE_FAILURES, "reason" => reason).increment(1);
 }
 
-pub fn requests_rejected(count: u64) {
-    counter!(names::REJECTED_REQUESTS).increment(count);
+pub fn requests_rejected(reason: &'static str, count: u64) {
+    counter!(names::REJECTED_REQUESTS, "reason" => reason).increment(count);
 }
 
 /// `role` is ours.

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     fmt::Display,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -28,6 +28,8 @@ const MAX_PODS: usize = 1024;
 const MAX_ENTRIES: usize = 48;
 /// And of handshakes that did not yield an identity.
 const MAX_HANDSHAKES: usize = 16;
+/// Where a DNS request goes of which it is not known where it was meant to go.
+const SOME_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 53);
 /// Older ones are of no interest.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
@@ -134,6 +136,31 @@ impl RefusalBook {
         self.note(&ends.local, key, SystemTime::now(), || Facts {
             client: ends.client,
             identities: Some((ends.source.clone(), ends.destination.clone())),
+            flags: ResponseFlags::Connect.as_str(),
+            error: shortened(error.to_string()),
+            ..Facts::default()
+        });
+    }
+
+    /// A DNS request of this pod, meant for `target`, got no answer.
+    pub fn note_dns(
+        &self,
+        local: &WorkloadUid,
+        pod: Option<&Arc<Workload>>,
+        target: Option<SocketAddr>,
+        reason: &'static str,
+        error: impl Display,
+    ) {
+        let key = Key {
+            role: Role::Outbound,
+            source: Source::Workload(local.clone()),
+            destination: target.unwrap_or(SOME_SERVER),
+            reason,
+            policy: None,
+            handshake: false,
+        };
+        self.note(local, key, SystemTime::now(), || Facts {
+            source: pod.map(Arc::clone),
             flags: ResponseFlags::Connect.as_str(),
             error: shortened(error.to_string()),
             ..Facts::default()

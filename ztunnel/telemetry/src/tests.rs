@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use model::{
@@ -310,6 +310,64 @@ fn failures_are_counted_by_the_reason_that_the_log_gives() {
     assert_eq!(counted, ["denied_by_policy", "connect"]);
     for (line, reason) in lines.iter().zip(counted) {
         assert!(line.contains(&format!("reason=\"{reason}\"")), "{line}");
+    }
+}
+
+/// One of each. A new one does not compile until it stands here.
+fn every_refusal() -> Vec<Refusal> {
+    let (at, text) = (socket("10.0.0.1:80"), "x".to_owned());
+    let (uid, policy) = (WorkloadUid::new("w"), PolicyKey { namespace: "ns".into(), name: "p".into() });
+    let service = web().key();
+    let trust_domain = workload("c1", "10.0.0.1").identity.trust_domain().clone();
+    let first = Refusal::UnknownSource(uid.clone());
+    std::iter::successors(Some(first), |refusal| {
+        Some(match refusal {
+            Refusal::UnknownSource(_) => Refusal::WrongServiceAccount(uid.clone()),
+            Refusal::WrongServiceAccount(_) => Refusal::WrongDestination(at),
+            Refusal::WrongDestination(_) => Refusal::NotServed(at),
+            Refusal::NotServed(_) => Refusal::BadAuthority(text.clone()),
+            Refusal::BadAuthority(_) => Refusal::UnknownDestination(text.clone()),
+            Refusal::UnknownDestination(_) => Refusal::ReservedPort(15008),
+            Refusal::ReservedPort(_) => Refusal::NoSuchServicePort { service: service.clone(), port: 80 },
+            Refusal::NoSuchServicePort { .. } => Refusal::Unreadable(text.clone()),
+            Refusal::Unreadable(_) => Refusal::NoHealthyEndpoint(service.clone()),
+            Refusal::NoHealthyEndpoint(_) => Refusal::UnknownWaypoint(text.clone()),
+            Refusal::UnknownWaypoint(_) => Refusal::NoEndpointInScope(service.clone()),
+            Refusal::NoEndpointInScope(_) => Refusal::UnusableHostName(text.clone()),
+            Refusal::UnusableHostName(_) => Refusal::OtherNetwork(text.clone()),
+            Refusal::OtherNetwork(_) => Refusal::DeniedByPolicy(policy.clone()),
+            Refusal::DeniedByPolicy(_) => Refusal::NotAllowed,
+            Refusal::NotAllowed => Refusal::DefaultDeny,
+            Refusal::DefaultDeny => Refusal::UnknownPolicy(policy.clone()),
+            Refusal::UnknownPolicy(_) => Refusal::PlaintextInStrict,
+            Refusal::PlaintextInStrict => Refusal::MtlsDisabled,
+            Refusal::MtlsDisabled => Refusal::OtherTrustDomain(trust_domain.clone()),
+            Refusal::OtherTrustDomain(_) => Refusal::NotInRegistry(at),
+            Refusal::NotInRegistry(_) => return None,
+        })
+    })
+    .collect()
+}
+
+/// If a refusal had another word in one of the three, whoever found it in one would not find it in the others.
+#[test]
+fn every_refusal_has_one_word_in_log_metric_and_admin_page() {
+    for refusal in every_refusal() {
+        let (log, (recorder, exporter)) = (Captured::default(), recorder());
+        let mesh = Mesh::new();
+        let word = refusal.reason();
+        metrics::with_local_recorder(&recorder, || {
+            tracing::subscriber::with_default(log.subscriber(), || {
+                mesh.inbound_tunnel("10.2.1.10:9001").close(&Outcome::Refused(refusal));
+            });
+        });
+        assert!(log.lines()[0].contains(&format!("reason=\"{word}\"")), "{:?}", log.lines());
+        let page = rendered(&exporter);
+        let counted =
+            format!("ztunnel_connection_failures_total{{reporter=\"destination\",reason=\"{word}\"}} 1");
+        assert!(page.contains(&counted), "{word}: {page}");
+        let listed = mesh.ledgers.refusals().list(SystemTime::now());
+        assert_eq!(listed.iter().map(|it| it.reason).collect::<Vec<_>>(), [word]);
     }
 }
 

@@ -20,11 +20,12 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    SessionEnd, TlsFacts, TunnelSettings,
+    Rejection, SessionEnd, TlsFacts, TunnelSettings,
     error::StreamError,
     flood::{Found, Watchful},
     headers::{ConnectHeaders, refusal, success},
     keepalive::{Beat, Keepalive},
+    rejection::Rejections,
     stream::TunnelStream,
     tls::{Proof, Standing},
     window::{Budgets, FRAME, Gauge, SEND_BUFFER, Slot, Windows, base},
@@ -54,8 +55,7 @@ pub struct Session {
     budgets: Budgets,
     /// Of the workload that is spoken to.
     identity: SpiffeId,
-    rejected: u64,
-    starved: u64,
+    rejected: Rejections,
     found: Found,
     end: Option<SessionEnd>,
 }
@@ -100,8 +100,7 @@ impl Session {
             streams,
             budgets,
             identity,
-            rejected: 0,
-            starved: 0,
+            rejected: Rejections::default(),
             found,
             end: None,
         })
@@ -135,15 +134,9 @@ impl Session {
         }
     }
 
-    /// How many requests were answered here because they were no proper CONNECT, too many at once, or of a peer whose
-    /// certificate has expired.
-    pub fn rejected(&self) -> u64 {
-        self.rejected
-    }
-
-    /// How many requests were refused because the windows of open streams take all the memory they may.
-    pub fn starved(&self) -> u64 {
-        self.starved
+    /// The requests that were answered here, by why they were.
+    pub fn rejected(&self) -> impl Iterator<Item = (Rejection, u64)> {
+        self.rejected.iter()
     }
 
     /// How it ended, once `next` has said that it did.
@@ -168,8 +161,8 @@ impl Session {
                     return self.ended(end);
                 }
                 Some(Ok((request, respond))) => match self.admit(request, respond) {
-                    Some(request) => return Poll::Ready(Some(request)),
-                    None => self.rejected += 1,
+                    Ok(request) => return Poll::Ready(Some(request)),
+                    Err(rejection) => self.rejected.count(rejection),
                 },
             }
         }
@@ -211,42 +204,39 @@ impl Session {
     }
 
     fn admit(
-        &mut self,
+        &self,
         request: http::Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-    ) -> Option<Request> {
+    ) -> Result<Request, Rejection> {
+        let slot = self.place().inspect_err(|_| respond.send_reset(Reason::REFUSED_STREAM))?;
+        let (head, incoming) = request.into_parts();
+        // RFC 8441 is not offered, so nobody may use it.
+        if head.extensions.get::<h2::ext::Protocol>().is_some() {
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return Err(Rejection::NotAConnect);
+        }
+        let Some(authority) = head.uri.authority().filter(|_| head.method == Method::CONNECT) else {
+            // Fails only if the stream is gone.
+            let _ = respond.send_response(refusal(StatusCode::BAD_REQUEST), true);
+            return Err(Rejection::NotAConnect);
+        };
+        let authority = authority.as_str().to_owned();
+        Ok(Request { authority, headers: ConnectHeaders::of(&head.headers), incoming, respond, slot })
+    }
+
+    /// For one more stream.
+    fn place(&self) -> Result<Slot, Rejection> {
+        let window = self.budgets.stream(&self.identity).ok_or(Rejection::Windows)?;
         // Counts requests that the peer has reset but we still work on, which HTTP/2's own limit does not.
-        let Some(window) = self.budgets.stream(&self.identity) else {
-            respond.send_reset(Reason::REFUSED_STREAM);
-            self.starved += 1;
-            return None;
-        };
-        let Some(slot) = self.windows.gauge().slot(self.streams) else {
-            respond.send_reset(Reason::REFUSED_STREAM);
-            return None;
-        };
+        let slot = self.windows.gauge().slot(self.streams).ok_or(Rejection::Streams)?;
         if slot.is_last_of(self.streams) {
             self.budgets.load.inbound_is_full();
         }
         // GOAWAY asks for this; a peer that does not heed it, or never answers the PING that completes it, is told.
         if Instant::now() >= self.peer.until {
-            respond.send_reset(Reason::REFUSED_STREAM);
-            return None;
+            return Err(Rejection::Expired);
         }
-        let slot = slot.holding(window);
-        let (head, incoming) = request.into_parts();
-        // RFC 8441 is not offered, so nobody may use it.
-        if head.extensions.get::<h2::ext::Protocol>().is_some() {
-            respond.send_reset(Reason::PROTOCOL_ERROR);
-            return None;
-        }
-        let Some(authority) = head.uri.authority().filter(|_| head.method == Method::CONNECT) else {
-            // Fails only if the stream is gone.
-            let _ = respond.send_response(refusal(StatusCode::BAD_REQUEST), true);
-            return None;
-        };
-        let authority = authority.as_str().to_owned();
-        Some(Request { authority, headers: ConnectHeaders::of(&head.headers), incoming, respond, slot })
+        Ok(slot.holding(window))
     }
 }
 

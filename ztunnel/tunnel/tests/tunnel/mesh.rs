@@ -204,5 +204,5 @@ async fn serve<S: SvidSource>(
         }
     }
     let reason = session.end().map_or("none", ztunnel_tunnel::SessionEnd::reason);
-    tell(Event::Ended { reason, rejected: session.rejected() });
+    tell(Event::Ended { reason, rejected: session.rejected().map(|(_, count)| count).sum() });
 }
