@@ -12,6 +12,7 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -109,6 +110,17 @@ impl<T> Watchful<T> {
     fn new(stream: T, skip: usize, asked: Option<Asked>) -> Self {
         let tokens = Tokens { left: BURST, since: Instant::now(), bytes: 0 };
         Self { stream, skip, head: [0; HEAD], filled: 0, tokens, asked, found: Found::default() }
+    }
+
+    /// So many tokens, and none for the time that passes.
+    pub(crate) fn have(&mut self, tokens: u64) {
+        let never = Instant::now() + Duration::from_secs(1 << 30);
+        self.tokens = Tokens { left: tokens, since: never, bytes: 0 };
+    }
+
+    /// The type of the frame in these bytes that is one too many.
+    pub(crate) fn flood_in(&mut self, bytes: &[u8]) -> Option<u8> {
+        self.look_at(bytes).err().map(|Flood(kind)| kind)
     }
 
     pub(crate) fn found(&self) -> Found {
@@ -269,7 +281,7 @@ mod tests {
         assert_eq!(stream.look_at(&frame(PING, 8)), Err(Flood(PING)));
         assert_eq!(Flood(PING).to_string(), "too many PING frames for nothing");
         assert_eq!(stream.look_at(&[0; 8]), Ok(()), "what was left of it");
-        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..PER_SECOND {
             assert_eq!(stream.look_at(&frame(PING, 8)), Ok(()));
         }

@@ -9,6 +9,8 @@
 mod ending;
 mod error;
 mod flood;
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod keepalive;
 mod pool;

@@ -10,8 +10,10 @@ mod cni;
 mod connect_headers;
 mod dns;
 mod files;
+mod flood_frames;
 mod identity;
 mod policy;
+mod proxy_header;
 mod traceparent;
 mod wire;
 
@@ -21,8 +23,10 @@ pub use cni::cni_configuration;
 pub use connect_headers::connect_headers;
 pub use dns::{dns_answer, dns_query};
 pub use files::{pods_file, state_file};
+pub use flood_frames::flood_frames;
 pub use identity::spiffe_id;
 pub use policy::policy;
+pub use proxy_header::proxy_header;
 pub use traceparent::traceparent;
 pub use wire::{xds_address, xds_policy, zds_packet_of_agent as zds_packet};
 
@@ -37,8 +41,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("connect_headers", connect_headers),
     ("dns_answer", dns_answer),
     ("dns_query", dns_query),
+    ("flood_frames", flood_frames),
     ("pods_file", pods_file),
     ("policy", policy),
+    ("proxy_header", proxy_header),
     ("revocation_list", revocation_list),
     ("spiffe_id", spiffe_id),
     ("state_file", state_file),
