@@ -74,6 +74,29 @@ fn line(table: &str, with: &[&str]) -> BTreeMap<String, String> {
     cells(table.lines().next().unwrap()).into_iter().zip(cells(found)).collect()
 }
 
+/// Catches: a command whose JSON is none, or is about something else than its table.
+#[test]
+fn every_list_is_there_as_json() {
+    let mesh = mesh();
+    let (client, target) = (mesh.pod("client"), mesh.address("server", 0, PORT));
+    let _server = Server::start(mesh.pod("server"), PORT, Behaviour::Echo).unwrap();
+    let _held = Held::open(client, target);
+    for (command, part) in [
+        ("connections", "default/client"),
+        ("workloads", "default/strict"),
+        ("services", "web.default.svc.cluster.local"),
+        ("policies", "no-8081"),
+        ("certificates", "spiffe://cluster.local/ns/default/sa/server"),
+        ("pods", "default/server"),
+        ("plaintext", "accepted"),
+    ] {
+        let (_, text) = ztunnel(mesh.daemon(2), &[command, "--json"]);
+        let json: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"));
+        assert!(json.to_string().contains(part), "{command}: no {part}: {json}");
+    }
+}
+
 /// Catches: a list that leaves somebody out, a filter that does not filter, a table that does not say what JSON does.
 #[test]
 fn lists_show_the_mesh_filtered_as_tables_and_as_json() {
