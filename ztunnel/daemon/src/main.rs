@@ -7,7 +7,6 @@ mod certificates;
 mod cni;
 mod config;
 mod controller;
-mod crowd;
 mod discovery;
 mod explanation;
 mod files;
@@ -30,6 +29,7 @@ mod state;
 mod status;
 mod table;
 mod unenrol;
+mod upkeep;
 mod verdicts;
 mod wait;
 

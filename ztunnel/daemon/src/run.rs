@@ -23,13 +23,13 @@ use crate::{
     admin::{self, Admin},
     certificates,
     config::{Config, SameNode},
-    crowd::{Crowd, Push},
     logging::Log,
     metrics,
     node::{Node, Parts},
     pods::PodSource,
     privileges,
-    state::{State, StateStatus},
+    state::State,
+    upkeep,
 };
 
 /// For everything but connections and tunnels: listeners, namespaces, files, endpoints, pipes.
@@ -40,14 +40,13 @@ const PIPES_SHARE: usize = 8;
 const DNS_PODS: usize = 256;
 /// A million sockets is more memory than a node has for us.
 const MAX_SOCKETS: usize = 1 << 20;
-/// How often memory is tended that connections leave behind.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// What an answer takes to be on its way.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often, while draining, the open connections are counted.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(config: Config, log: &Log) -> anyhow::Result<()> {
+    redirect::share_heaps(heaps(config.worker_threads));
     // Threads have it from the one that starts them.
     privileges::forbid_more();
     let data_plane = Builder::new_multi_thread()
@@ -63,6 +62,11 @@ pub(crate) fn run(config: Config, log: &Log) -> anyhow::Result<()> {
     // Every connection has ended; what is left holds nothing that must be waited for.
     data_plane.shutdown_background();
     Ok(())
+}
+
+/// Two threads hardly ever wait for each other there; sixteen would.
+fn heaps(workers: usize) -> i32 {
+    i32::try_from(workers.div_ceil(4)).unwrap_or(1)
 }
 
 async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Result<()> {
@@ -138,7 +142,7 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     tokio::spawn(Arc::clone(&node).run(desired));
     tokio::spawn(Arc::clone(&node).watch_over());
     tokio::spawn(Arc::clone(&node).outlive_successors());
-    tokio::spawn(keep_small(Arc::clone(&ledgers), state.status(), ready.clone()));
+    tokio::spawn(upkeep::keep_small(Arc::clone(&ledgers), state.status(), ready.clone()));
     let serving = async {
         pods.complete().await;
         ready.cancel();
@@ -153,21 +157,6 @@ async fn serve(config: Config, log: &Log, data_plane: &Runtime) -> anyhow::Resul
     }
     drain(&node, &tunnel, &ledgers, config.drain_deadline.0).await;
     Ok(())
-}
-
-/// What it took to start is not needed again, and what it took to serve a crowd or to hear of a whole mesh not soon.
-async fn keep_small(ledgers: Arc<Ledgers>, state: StateStatus, ready: CancellationToken) {
-    ready.cancelled().await;
-    let (mut crowd, mut push, mut started) = (Crowd::default(), Push::default(), false);
-    loop {
-        sleep(UPKEEP_INTERVAL).await;
-        let gone = crowd.has_gone(ledgers.count(), ledgers.take_crest(), ledgers.opened());
-        let passed = push.has_passed(state.came());
-        if gone || passed || !std::mem::replace(&mut started, true) {
-            redirect::give_back_memory();
-            redirect::let_go_of_code();
-        }
-    }
 }
 
 /// Peers are asked to go elsewhere, but whoever still comes is served: a successor has taken the listeners, or

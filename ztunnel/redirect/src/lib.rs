@@ -45,7 +45,7 @@ pub use dumps::forbid_core_dumps;
 pub use error::RedirectError;
 pub use guard::Finding;
 pub use maps::VerdictCounts;
-pub use memory::{give_back_memory, let_go_of_code};
+pub use memory::{give_back_memory, let_go_of_code, share_heaps, spare_memory};
 pub use namespace::NetworkNamespace;
 pub use older::OlderConnection;
 pub use pod::{Accepted, EnrolledPod, FailMode, PodSpec};

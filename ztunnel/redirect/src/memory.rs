@@ -1,8 +1,23 @@
 //! Memory that is not needed now, given back to the kernel. Here because it takes unsafe calls, and those have this home
 //! only.
-#![expect(unsafe_code, reason = "malloc_trim(3) and madvise(2) have no safe wrappers")]
+#![expect(
+    unsafe_code,
+    reason = "malloc_trim(3), mallinfo2(3), mallopt(3) and madvise(2) have no safe wrappers"
+)]
 
 use std::{fs, ptr};
+
+/// So many heaps at most for all threads; the GNU allocator would have one for each, with what each has freed. Threads that
+/// have one already keep it.
+pub fn share_heaps(heaps: i32) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) takes no pointer, and glibc locks what it sets. It fails only for what it does not know.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, heaps);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = heaps;
+}
 
 /// The GNU allocator keeps what was freed in the middle of its heaps. Takes milliseconds; other threads that allocate
 /// may wait for a part of that.
@@ -12,6 +27,26 @@ pub fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Bytes of the process's own memory that are resident and not in use: what giving back could give back, and a constant.
+pub fn spare_memory() -> usize {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallinfo2(3) takes no pointer, and any thread may call it at any time.
+    let used = unsafe { libc::mallinfo2() };
+    #[cfg(target_env = "gnu")]
+    let used = used.uordblks + used.hblkhd;
+    #[cfg(not(target_env = "gnu"))]
+    let used = 0;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    anonymous(&status).saturating_sub(used)
+}
+
+/// 0 if the kernel does not say.
+fn anonymous(status: &str) -> usize {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    kibibytes.unwrap_or_default() << 10
 }
 
 /// Lets go of the pages of the program itself and its libraries. Most are needed once, to start; those that are needed
@@ -76,6 +111,22 @@ Anonymous:             0 kB
 Anonymous:             0 kB
 ";
         assert_eq!(unwritten(smaps), [(0x1000, 0x2000), (0x8000, 0x2000)]);
+    }
+
+    /// Else what was freed would stay for ever, or be looked for in vain every few seconds.
+    #[test]
+    fn what_was_freed_is_told_until_it_is_given_back() {
+        assert_eq!(anonymous("Name:\tx\nVmRSS:\t 9 kB\nRssAnon:\t    5 kB\n"), 5 << 10);
+        let before = spare_memory();
+        let mut pieces: Vec<Vec<u8>> = (0..16_000).map(|_| vec![1; 1000]).collect();
+        // The last stays, so that the others are in the middle of the heap.
+        let _last = pieces.pop();
+        drop(pieces);
+        let freed = spare_memory();
+        assert!(freed > before + (8 << 20), "{before} and {freed}");
+        give_back_memory();
+        let left = spare_memory();
+        assert!(left < before + (4 << 20), "{before} and {left}");
     }
 
     #[test]
