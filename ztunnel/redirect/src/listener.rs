@@ -41,10 +41,17 @@ pub(crate) fn listen_beside(role: Role) -> io::Result<TcpListener> {
 
 /// Whether a connection that `role`'s listener accepted came by way of the lookup program. A process in the pod can
 /// also reach the listener's own port, which would make the daemon connect to itself.
-pub(crate) fn was_steered(role: Role, own_port: u16, is_own_address: bool, destination: SocketAddr) -> bool {
+pub(crate) fn was_steered(
+    role: Role,
+    own_port: impl FnOnce() -> Option<u16>,
+    is_own_address: bool,
+    destination: SocketAddr,
+) -> bool {
     match role {
         Role::Outbound => !is_own_address && !destination.ip().is_loopback(),
-        Role::InboundPlaintext => destination.port() != own_port && !destination.ip().is_loopback(),
+        Role::InboundPlaintext => {
+            !destination.ip().is_loopback() && own_port().is_some_and(|own| own != destination.port())
+        }
         Role::InboundHbone => destination.port() == HBONE_PORT && !destination.ip().is_loopback(),
     }
 }
@@ -95,13 +102,14 @@ mod tests {
     #[test]
     fn a_pod_that_calls_a_listener_itself_is_not_served() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        assert!(was_steered(Role::Outbound, 15001, false, at("10.0.0.2:15001")));
-        assert!(!was_steered(Role::Outbound, 15001, true, at("10.0.0.1:15001")));
-        assert!(!was_steered(Role::Outbound, 15001, false, at("127.0.0.1:15001")));
-        assert!(was_steered(Role::InboundPlaintext, 15006, true, at("10.0.0.1:8080")));
-        assert!(!was_steered(Role::InboundPlaintext, 15006, true, at("10.0.0.1:15006")));
-        assert!(!was_steered(Role::InboundPlaintext, 40000, true, at("[::1]:8080")));
-        assert!(was_steered(Role::InboundHbone, 40000, true, at("10.0.0.1:15008")));
-        assert!(!was_steered(Role::InboundHbone, 40000, true, at("10.0.0.1:40000")));
+        assert!(was_steered(Role::Outbound, || Some(15001), false, at("10.0.0.2:15001")));
+        assert!(!was_steered(Role::Outbound, || Some(15001), true, at("10.0.0.1:15001")));
+        assert!(!was_steered(Role::Outbound, || Some(15001), false, at("127.0.0.1:15001")));
+        assert!(was_steered(Role::InboundPlaintext, || Some(15006), true, at("10.0.0.1:8080")));
+        assert!(!was_steered(Role::InboundPlaintext, || Some(15006), true, at("10.0.0.1:15006")));
+        assert!(!was_steered(Role::InboundPlaintext, || Some(40000), true, at("[::1]:8080")));
+        assert!(was_steered(Role::InboundHbone, || Some(40000), true, at("10.0.0.1:15008")));
+        assert!(!was_steered(Role::InboundHbone, || Some(40000), true, at("10.0.0.1:40000")));
+        assert!(!was_steered(Role::InboundPlaintext, || None, true, at("10.0.0.1:8080")), "it is closed");
     }
 }

@@ -110,14 +110,13 @@ impl EnrolledPod {
     /// The next connection of `role`. Its role is that of the listener; the addresses prove nothing.
     pub async fn accept(&self, role: Role) -> io::Result<Accepted> {
         let listener = self.listeners.of(role);
-        let own_port = listener.local_addr()?.port();
         loop {
             let (stream, client) = match &self.capture {
                 Capture::Programs { .. } => listener.accept().await?,
                 Capture::Rules { leaving } => captured::accept_until(leaving, &listener).await?,
             };
             let destination = match &self.capture {
-                Capture::Programs { .. } => self.steered_to(role, own_port, &stream),
+                Capture::Programs { .. } => self.steered_to(role, &listener, &stream),
                 Capture::Rules { .. } => captured::destination(role, &stream),
             };
             if let Some(destination) = destination {
@@ -127,10 +126,11 @@ impl EnrolledPod {
     }
 
     /// `None` if it did not come by way of the lookup program.
-    fn steered_to(&self, role: Role, own_port: u16, stream: &TcpStream) -> Option<OriginalDst> {
+    fn steered_to(&self, role: Role, listener: &TcpListener, stream: &TcpStream) -> Option<OriginalDst> {
         // A client that has gone already leaves a socket without a name.
         let destination = stream.local_addr().ok().map(canonical)?;
         let is_own_address = self.spec.addresses().any(|ip| ip == destination.ip());
+        let own_port = || Some(listener.local_addr().ok()?.port());
         was_steered(role, own_port, is_own_address, destination).then_some(OriginalDst(destination))
     }
 

@@ -30,7 +30,7 @@ pub(crate) async fn connect(
     owners: Option<BorrowedFd<'_>>,
     target: SocketAddr,
 ) -> io::Result<TcpStream> {
-    let socket = open(namespace, owners, target)?;
+    let socket = open(namespace, owners, target, DAEMON_MARK)?;
     if owners.is_some() {
         bind_to_egress(namespace, &socket, target.ip());
     }
@@ -47,14 +47,14 @@ pub(crate) async fn connect_application(
 ) -> io::Result<TcpStream> {
     let Some(source) = source else { return connect(namespace, owners, target).await };
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mark = if owners.is_some() { STEER_MARK } else { DAEMON_MARK };
     for _ in 0..MAX_ATTEMPTS {
         let port = rand::rng().random_range(SOURCE_PORTS);
-        let socket = open(namespace, owners, target)?;
+        let socket = open(namespace, owners, target, mark)?;
         if owners.is_some() {
-            bind_to_loopback(&socket)?;
+            bind_device_to_loopback(&socket)?;
         }
         make_transparent(&socket, target.is_ipv6())?;
-        socket.set_freebind_v4(true)?;
         socket.set_reuse_address(true)?;
         let attempt = match socket.bind(&SocketAddr::new(source, port).into()) {
             Ok(()) => into_tokio(socket).connect(target).await,
@@ -81,10 +81,14 @@ fn bind_to_egress(namespace: &NetworkNamespace, socket: &Socket, target: IpAddr)
 /// Of the steered socket's world: our mark, and only lo.
 pub(crate) fn bind_to_loopback(socket: &Socket) -> io::Result<()> {
     socket.set_mark(STEER_MARK)?;
+    bind_device_to_loopback(socket)
+}
+
+fn bind_device_to_loopback(socket: &Socket) -> io::Result<()> {
     socket.bind_device(Some(b"lo"))
 }
 
-/// May hold addresses that are not the namespace's.
+/// May be bound to addresses that are not the namespace's.
 pub(crate) fn make_transparent(socket: &Socket, is_v6: bool) -> io::Result<()> {
     socket.set_ip_transparent_v4(true)?;
     if is_v6 { socket.set_ip_transparent_v6(true) } else { Ok(()) }
@@ -94,11 +98,12 @@ fn open(
     namespace: &NetworkNamespace,
     owners: Option<BorrowedFd<'_>>,
     target: SocketAddr,
+    mark: u32,
 ) -> io::Result<Socket> {
     let domain = Domain::for_address(target);
-    let socket = namespace.enter(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))??;
-    socket.set_nonblocking(true)?;
-    socket.set_mark(DAEMON_MARK)?;
+    let kind = Type::STREAM.nonblocking();
+    let socket = namespace.enter(|| Socket::new(domain, kind, Some(Protocol::TCP)))??;
+    socket.set_mark(mark)?;
     if let Some(owners) = owners {
         // Before connect(): the hook reads it there.
         bpf::map_update(owners, socket.as_raw_fd().unsigned_abs(), owner::DAEMON)?;
