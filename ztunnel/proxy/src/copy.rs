@@ -20,7 +20,7 @@ use tunnel::TunnelStream;
 
 use crate::{leg::Leg, pipes::Pipes};
 use broken::Broken;
-use pump::{Direction, tcp_to_tcp, tcp_to_tunnel, tunnel_to_tcp};
+use pump::{Direction, Watch, tcp_to_tcp, tcp_to_tunnel, tunnel_to_tcp};
 
 /// A stream that is reset loses what HTTP/2 has queued and not yet written, and nobody says when it is written. An
 /// application that answers and then aborts (a server that refuses to read the rest of a request) counts on its
@@ -78,9 +78,9 @@ pub(crate) fn between_sockets<'a>(
 
 /// Runs both directions to their end. A direction that has ended hands back a watch: it no longer reads from its
 /// source, so nothing else would notice an abort of it while the other direction is idle. `answer` is polled first.
-async fn both<A: Future<Output = Broken>, B: Future<Output = Broken>>(
-    mut request: Pin<&mut impl Future<Output = Result<A, Broken>>>,
-    mut answer: Pin<&mut impl Future<Output = Result<B, Broken>>>,
+async fn both<'a, 'b>(
+    mut request: Pin<&mut impl Future<Output = Result<Watch<'a>, Broken>>>,
+    mut answer: Pin<&mut impl Future<Output = Result<Watch<'b>, Broken>>>,
 ) -> Result<(), Broken> {
     tokio::select! {
         biased;

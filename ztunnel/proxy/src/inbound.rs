@@ -218,10 +218,11 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         client: ClientAddr,
         ledger: &mut Ledger,
     ) -> Outcome {
-        let connecting = Box::pin(self.connect_application(&place));
         let lane = self.lane(client.0.ip());
+        // Boxed, so that a connection that stands no longer holds what making it took.
+        let connecting = Box::pin(self.proxy.tunnel.turnstile().pass(lane, self.connect_application(&place)));
         let connected = tokio::select! {
-            connected = self.proxy.tunnel.turnstile().pass(lane, connecting) => connected,
+            connected = connecting => connected,
             gone = request.broken() => Err(gone.into()),
         };
         let (leg, _own) = match connected {

@@ -47,8 +47,9 @@ impl<S: SvidSource, P: PodSockets> Pod<S, P> {
         };
         let until = Instant::now() + self.proxy.settings.connect_deadline;
         // Boxed, so that a connection that stands no longer holds what making it took.
-        let connecting = Box::pin(self.connect_upstream(client, destination, until, ledger));
-        let upstream = match self.proxy.tunnel.turnstile().pass(self.own_lane(), connecting).await {
+        let connecting = self.connect_upstream(client, destination, until, ledger);
+        let connected = Box::pin(self.proxy.tunnel.turnstile().pass(self.own_lane(), connecting)).await;
+        let upstream = match connected {
             Ok(upstream) => upstream,
             Err(failure) => return failure.into_outcome(),
         };

@@ -3,7 +3,7 @@
 use std::{
     future::{pending, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -25,6 +25,9 @@ use super::{
     splice::Source,
 };
 use crate::pipes::Pipes;
+
+/// Waits for an abort of the connection. Boxed: few connections are half-closed for long, and all would have room for it.
+pub(super) type Watch<'a> = Pin<Box<dyn Future<Output = Broken> + Send + 'a>>;
 
 /// Which way bytes go, and where they are counted: once for each pod that reports them.
 pub(super) struct Direction<'a> {
@@ -54,12 +57,12 @@ impl Direction<'_> {
 
 /// Once it has ended, gives a watch for an abort of either end. `receiving` is what the other direction is doing; it
 /// runs in the same task and is polled first, so what it says is true whenever this one is polled.
-pub(super) async fn tcp_to_tunnel(
-    from: ReadHalf<'_>,
-    to: &mut TunnelSender,
-    direction: &Direction<'_>,
-    receiving: &AtomicBool,
-) -> Result<impl Future<Output = Broken>, Broken> {
+pub(super) async fn tcp_to_tunnel<'a>(
+    from: ReadHalf<'a>,
+    to: &'a mut TunnelSender,
+    direction: &'a Direction<'_>,
+    receiving: &'a AtomicBool,
+) -> Result<Watch<'a>, Broken> {
     let stream_failed = |error| Broken::stream(direction.from.opposite(), error);
     let mut size = ChunkSize::new();
     loop {
@@ -82,12 +85,12 @@ pub(super) async fn tcp_to_tunnel(
         };
         if read == 0 {
             to.finish().map_err(stream_failed)?;
-            return Ok(async move {
+            return Ok(Box::pin(async move {
                 tokio::select! {
                     broken = aborted(&from, direction.from) => broken,
                     error = broken(to, receiving) => stream_failed(error),
                 }
-            });
+            }));
         }
         size.learn(read, room);
         to.send(queueable(buffer)).await.map_err(stream_failed)?;
@@ -100,7 +103,7 @@ pub(super) async fn tunnel_to_tcp(
     mut to: WriteHalf<'_>,
     direction: &Direction<'_>,
     receiving: &AtomicBool,
-) -> Result<impl Future<Output = Broken>, Broken> {
+) -> Result<Watch<'static>, Broken> {
     loop {
         receiving.store(true, Relaxed);
         let received = from.receive().await.map_err(|error| Broken::stream(direction.from, error))?;
@@ -110,16 +113,16 @@ pub(super) async fn tunnel_to_tcp(
     }
     to.shutdown().await.map_err(|error| direction.write_failed(error))?;
     // From here the other direction watches the stream.
-    Ok(pending())
+    Ok(Box::pin(pending()))
 }
 
 /// Once it has ended, gives a watch for an abort of its source.
-pub(super) async fn tcp_to_tcp(
-    from: ReadHalf<'_>,
+pub(super) async fn tcp_to_tcp<'a>(
+    from: ReadHalf<'a>,
     mut to: WriteHalf<'_>,
     direction: &Direction<'_>,
     pipes: &Arc<Pipes>,
-) -> Result<impl Future<Output = Broken>, Broken> {
+) -> Result<Watch<'a>, Broken> {
     let mut source = Source::new(pipes);
     loop {
         from.readable().await.map_err(|error| direction.read_failed(error))?;
@@ -127,7 +130,8 @@ pub(super) async fn tcp_to_tcp(
         let Some(load) = read else { continue };
         if load.is_end() {
             to.shutdown().await.map_err(|error| direction.write_failed(error))?;
-            return Ok(async move { aborted(&from, direction.from).await });
+            let end = direction.from;
+            return Ok(Box::pin(async move { aborted(&from, end).await }));
         }
         tokio::select! {
             biased;
