@@ -286,9 +286,13 @@ impl From<DialError> for Failed {
 }
 
 impl Registration {
-    fn forget_if(&self, condition: impl Fn(&Entry) -> bool) {
+    /// Of all that are shared with this one, itself included, the condition knows how many there are.
+    fn forget_if(&self, condition: impl Fn(&Entry, usize) -> bool) {
         if let Some(pool) = self.pool.upgrade() {
-            let forgotten = pool.state.lock().forget(&self.key, self.id, condition);
+            let mut state = pool.state.lock();
+            let sharing = state.shared.get(&self.key).map_or(0, Vec::len);
+            let forgotten = state.forget(&self.key, self.id, |entry| condition(entry, sharing));
+            drop(state);
             // Its drop wakes tasks: not under the lock.
             drop(forgotten);
         }
@@ -297,11 +301,15 @@ impl Registration {
 
 impl Owner for Registration {
     fn forget(&self) {
-        self.forget_if(|_| true);
+        self.forget_if(|_, _| true);
     }
 
     fn forget_if_unused(&self) {
-        self.forget_if(|entry| entry.gauge.streams() == 0);
+        self.forget_if(|entry, _| entry.gauge.streams() == 0);
+    }
+
+    fn forget_if_surplus(&self) {
+        self.forget_if(|entry, sharing| entry.gauge.streams() == 0 && sharing > 1);
     }
 }
 

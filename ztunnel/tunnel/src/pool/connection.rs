@@ -67,6 +67,8 @@ pub(super) trait Owner {
     fn forget(&self);
     /// The same, if none is open.
     fn forget_if_unused(&self);
+    /// The same, if there is another for the next stream besides.
+    fn forget_if_surplus(&self);
 }
 
 /// Why a stream was not opened.
@@ -204,7 +206,10 @@ impl Driver {
                 return Poll::Ready(SessionEnd::Dead);
             }
             self.windows.tick(&mut self.connection);
-            if self.idle.is_over(self.windows.gauge()) {
+            if self.idle.was_rest(self.windows.gauge()) {
+                owner.forget_if_surplus();
+            }
+            if self.idle.is_over() {
                 owner.forget_if_unused();
             }
             if Instant::now() >= self.until {
@@ -232,12 +237,18 @@ impl Driver {
 }
 
 impl Idle {
-    fn is_over(&mut self, gauge: &Gauge) -> bool {
+    /// Whether no stream was opened since the last question, and none is open.
+    fn was_rest(&mut self, gauge: &Gauge) -> bool {
         let opened = gauge.opened();
-        if gauge.streams() > 0 || opened != self.opened {
+        let rest = gauge.streams() == 0 && opened == self.opened;
+        if !rest {
             self.opened = opened;
             self.since = Instant::now();
         }
+        rest
+    }
+
+    fn is_over(&self) -> bool {
         self.since.elapsed() >= self.timeout
     }
 }

@@ -175,6 +175,23 @@ async fn an_idle_connection_is_closed_after_five_minutes() {
     assert_eq!(mesh.client.connects(), 2);
 }
 
+/// What a crowd opened holds tables for a hundred streams each, at both ends. Fails if they stay for the five minutes, or if
+/// none is left for the next stream.
+#[tokio::test(start_paused = true)]
+async fn of_idle_connections_to_one_peer_one_stays() {
+    let clock = Clock::stopped();
+    let one = TunnelSettings { streams_per_connection: 1, ..TunnelSettings::default() };
+    let mut mesh = Mesh::with(one, TunnelSettings::default()).await;
+    let streams = [mesh.stream().await, mesh.stream().await, mesh.stream().await];
+    clock.pass(Duration::from_secs(60)).await;
+    assert_eq!(mesh.client.tunnel.load().connections, 3, "one in use is no surplus");
+    drop(streams);
+    clock.pass(Duration::from_secs(25)).await;
+    assert_eq!(mesh.client.tunnel.load().connections, 1);
+    let _next = mesh.stream().await;
+    assert_eq!(mesh.client.connects(), 3);
+}
+
 /// A proof of identity is no better than its certificate: streams that are open go on, new ones need a new proof.
 #[tokio::test(start_paused = true)]
 async fn no_stream_is_opened_by_an_expired_certificate() {
