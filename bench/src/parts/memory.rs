@@ -28,8 +28,9 @@ const PSS: &str = "proportional";
 const ANONYMOUS: &str = "anonymous";
 /// What a change sets off has ended by then.
 const SETTLING: Duration = Duration::from_secs(2);
-/// By then a daemon that was just started has given back what starting took: it does so every five seconds.
-const AT_REST: Duration = Duration::from_secs(7);
+/// By then a daemon that has nothing to do has given back what it does not need: it looks every five seconds, and once it has
+/// rested for as long.
+const AT_REST: Duration = Duration::from_secs(12);
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * 1024.0;
 

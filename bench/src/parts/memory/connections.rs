@@ -108,7 +108,7 @@ fn hold(
     kernel(crowd, count, KERNEL, findings)?;
     each("idle", count, empty, weigh(stand, "idle", findings)?, findings);
     crowd.each(&Order::Carry { bytes: CARRIED })?;
-    sleep(SETTLING);
+    sleep(AT_REST);
     each("after traffic", count, empty, weigh(stand, "after traffic", findings)?, findings);
     crowd.each(&Order::Release)
 }

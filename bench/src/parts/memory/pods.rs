@@ -5,8 +5,8 @@ use std::thread::sleep;
 use anyhow::Result;
 
 use super::{
-    ANONYMOUS, AT_REST, Figure, Findings, KIB, MIB, MeshPlan, Options, PSS, RSS, SETTLING, Stand, bytes,
-    memory, progress, read, resident, sidecars,
+    ANONYMOUS, AT_REST, Figure, Findings, KIB, MIB, MeshPlan, Options, PSS, RSS, Stand, bytes, memory,
+    progress, read, resident, sidecars,
 };
 
 pub(crate) const TABLE: &str = "Memory by pods";
@@ -27,10 +27,9 @@ pub(super) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
     let mut stand = Stand::with_mesh(options, plan)?;
     sidecars::measure(&stand, &names, counts, findings)?;
     let mut first = None;
-    sleep(AT_REST);
     for &count in counts {
         stand.enrol(&names[..count])?;
-        sleep(SETTLING);
+        sleep(AT_REST);
         let held = weigh(&stand, &named(count), findings)?;
         if count == 1 {
             first = Some(held);
