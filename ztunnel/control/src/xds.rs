@@ -25,6 +25,7 @@ mod on_demand;
 mod protocol;
 mod session;
 mod status;
+mod stream;
 mod sweep;
 #[cfg(test)]
 mod tests;

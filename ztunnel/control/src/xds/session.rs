@@ -9,10 +9,7 @@ use futures::stream::unfold;
 use model::{SharedSnapshot, Snapshot, WorkloadUid, service::ServiceKey};
 use parking_lot::Mutex;
 use proto::{
-    discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    },
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     tonic::Status,
 };
 use tokio::{
@@ -27,13 +24,12 @@ use super::{
     on_demand::{Changes, OnDemand},
     protocol::{Protocol, Reaction},
     status::{ControlPlaneStatus, RejectedResource},
+    stream::Responses,
 };
 use crate::channel::{ChannelError, ChannelSettings};
 
 /// A mesh of a million workloads fits.
 const MAX_RESPONSE: usize = 512 << 20;
-/// What gRPC servers take by default; [`Protocol`] keeps below it.
-const MAX_REQUEST: usize = 4 << 20;
 /// Requests that wait to be sent. A control plane that reads none for so long is none.
 const OUTGOING: usize = 64;
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
@@ -94,9 +90,6 @@ impl Session {
     /// Until the stream ends.
     pub(super) async fn run(&self) -> Result<(), SessionError> {
         let connection = self.channel.connect().await?;
-        let mut client = AggregatedDiscoveryServiceClient::new(connection)
-            .max_decoding_message_size(MAX_RESPONSE)
-            .max_encoding_message_size(MAX_REQUEST);
         let (requests, outgoing) = mpsc::channel(OUTGOING);
         for request in self.first_requests() {
             send(&requests, request).await?;
@@ -105,15 +98,15 @@ impl Session {
             outgoing.recv().await.map(|request: DeltaDiscoveryRequest| (request, outgoing))
         });
         // Some open it with their first response, and a large mesh takes a while to be put together.
-        let opening = timeout(OPEN_DEADLINE, client.delta_aggregated_resources(outgoing)).await;
-        let mut responses = opening.map_err(|_| SessionError::Silent)??.into_inner();
+        let opening = timeout(OPEN_DEADLINE, Responses::open(connection, outgoing, MAX_RESPONSE)).await;
+        let mut responses = opening.map_err(|_| SessionError::Silent)??;
         self.connected();
         let sweep = self.on_demand.as_ref().map_or(Duration::from_secs(3600), |d| d.unused_after() / 4);
         let mut sweeps = interval_at(Instant::now() + sweep, sweep);
         let mut untold = interval_at(Instant::now() + UNTOLD_AFTER, UNTOLD_AFTER);
         loop {
             tokio::select! {
-                response = responses.message() => {
+                response = responses.next() => {
                     let Some(response) = response? else { return Ok(()) };
                     if let Some(reply) = self.receive(response).await.reply {
                         send(&requests, reply).await?;
