@@ -21,7 +21,7 @@ pub(crate) mod sidecars;
 pub(crate) mod workloads;
 
 pub(crate) use connections::{EACH_NODE, KEPT, TABLE as CONNECTIONS};
-pub(crate) use pods::{DESCRIPTORS_EACH, RSS_EACH, TABLE as PODS};
+pub(crate) use pods::{DESCRIPTORS_EACH, OWN_EACH, TABLE as PODS};
 
 pub(crate) const RSS: &str = "resident";
 const PSS: &str = "proportional";

@@ -86,7 +86,7 @@ mod tests {
         let below = [Figure {
             table: memory::PODS,
             of: "each more pod".to_owned(),
-            what: memory::RSS_EACH,
+            what: memory::OWN_EACH,
             unit: "KiB",
             values: vec![-1.0],
         }];

@@ -5,12 +5,13 @@ use std::thread::sleep;
 use anyhow::Result;
 
 use super::{
-    ANONYMOUS, AT_REST, Figure, Findings, KIB, MIB, MeshPlan, Options, PSS, RSS, Stand, bytes, memory,
-    progress, read, resident, sidecars,
+    ANONYMOUS, AT_REST, Figure, Findings, KIB, MIB, MeshPlan, Options, PSS, RSS, Stand, anonymous, bytes,
+    memory, progress, read, sidecars,
 };
 
 pub(crate) const TABLE: &str = "Memory by pods";
-pub(crate) const RSS_EACH: &str = "resident, each";
+/// Of the daemon's own memory: pages of the program, which come and go with what it does, are no pod's.
+pub(crate) const OWN_EACH: &str = "anonymous, each";
 pub(crate) const DESCRIPTORS: &str = "descriptors";
 pub(crate) const DESCRIPTORS_EACH: &str = "descriptors, each role and worker";
 const ROLES: usize = 3;
@@ -34,8 +35,8 @@ pub(super) fn measure(options: &Options, findings: &mut Findings) -> Result<()> 
         if count == 1 {
             first = Some(held);
         }
-        if let Some((resident, descriptors)) = first.filter(|_| count == most) {
-            each(most - 1, (held.0 - resident) / KIB, held.1 - descriptors, findings);
+        if let Some((own, descriptors)) = first.filter(|_| count == most) {
+            each(most - 1, (held.0 - own) / KIB, held.1 - descriptors, findings);
         }
     }
     Ok(())
@@ -45,7 +46,7 @@ pub(super) fn named(count: usize) -> String {
     format!("{count} {}", if count == 1 { "pod" } else { "pods" })
 }
 
-/// Resident bytes and descriptors.
+/// Bytes of its own and descriptors.
 fn weigh(stand: &Stand, of: &str, findings: &mut Findings) -> Result<(f64, f64)> {
     progress::say(of);
     let process = stand.mesh.daemon(1).id();
@@ -64,7 +65,7 @@ fn weigh(stand: &Stand, of: &str, findings: &mut Findings) -> Result<(f64, f64)>
         readings.iter().map(|memory| bytes(memory.proportional) / MIB).collect(),
         findings,
     );
-    Ok((resident(&readings), descriptors))
+    Ok((anonymous(&readings), descriptors))
 }
 
 /// Against one pod, which brings with it what is made once.
@@ -74,7 +75,7 @@ fn each(pods: usize, kibibytes: f64, descriptors: f64, findings: &mut Findings) 
     let mut push = |what, unit, values| {
         findings.figures.push(Figure { table: TABLE, of: "each more pod".to_owned(), what, unit, values });
     };
-    push(RSS_EACH, "KiB", vec![kibibytes / pods]);
+    push(OWN_EACH, "KiB", vec![kibibytes / pods]);
     push(DESCRIPTORS, "", vec![descriptors / pods]);
     push(DESCRIPTORS_EACH, "", vec![descriptors / pods / bytes((ROLES * workers) as u64)]);
 }

@@ -51,7 +51,7 @@ pub(crate) fn workload(number: u32) -> Value {
         "namespace": format!("namespace-{}", number % 100),
         "serviceAccount": format!("application-{}", number % 1000),
         "trustDomain": "cluster.local",
-        "workloadIps": [format!("172.{}.{}.{low}", 16 + (high >> 8), high & 0xff), format!("fd02::{number:x}")],
+        "workloadIps": [format!("172.{}.{}.{low}", 16 + (high >> 8), high & 0xff), format!("fd02::{:x}:{:x}", number >> 16, number & 0xffff)],
         "protocol": "HBONE",
         "node": format!("node-{}", number % 500),
         "clusterId": "Kubernetes",
@@ -59,4 +59,21 @@ pub(crate) fn workload(number: u32) -> Value {
         "canonicalRevision": "latest",
         "workloadName": format!("application-{}", number % 1000),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    /// A control plane that is told of an address which is none ends the part.
+    #[test]
+    fn every_workload_has_addresses() {
+        for number in [0, 65_535, 65_536, 99_999] {
+            let workload = workload(number);
+            let ips = workload["workloadIps"].as_array().unwrap();
+            assert!(ips.iter().all(|ip| ip.as_str().unwrap().parse::<IpAddr>().is_ok()), "{ips:?}");
+        }
+    }
 }

@@ -103,7 +103,7 @@ pub(super) const GOALS: [Goal; 15] = [
         unit: "KiB",
         table: memory::PODS,
         of: &["each more pod"],
-        what: &[memory::RSS_EACH],
+        what: &[memory::OWN_EACH],
     },
     Goal {
         name: "Descriptors of a pod, by role and worker",
