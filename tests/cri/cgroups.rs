@@ -43,7 +43,15 @@ impl Cgroups {
                 }
             }
         }
+        if let Some(kubelet) = cgroups.kubelet() {
+            fs::create_dir_all(&kubelet).with_context(|| format!("creating {}", kubelet.display()))?;
+        }
         Ok(cgroups)
+    }
+
+    /// Where a kubelet would be, as systemd starts it.
+    pub(crate) fn kubelet(&self) -> Option<PathBuf> {
+        Some(self.root()?.join(&self.name).join("system.slice/kubelet.service"))
     }
 
     /// Where version 2 is mounted.

@@ -219,6 +219,22 @@ impl Cluster {
         self.node(node).home.join("kubelet")
     }
 
+    /// Plaintext from the node itself: the kubelet's, or another process's.
+    pub(crate) fn node_gets(&self, node: usize, by_kubelet: bool, address: &str) -> Result<String> {
+        let application = env::var("ZTUNNEL_CRI_APPLICATION")?;
+        let kubelet = self.node(node).cgroups.kubelet().context("no cgroup v2")?;
+        let join = if by_kubelet {
+            format!("echo $$ > {}/cgroup.procs && ", kubelet.display())
+        } else {
+            String::new()
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{join}exec {application} get {address}")]);
+        let answer = self.topology.nodes[node - 1].host.output(command)?;
+        ensure!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+        Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
+    }
+
     /// What the kubelet's probe asks.
     async fn ready(&self, node: usize, pod: &Pod) -> Result<()> {
         let host = &self.topology.nodes[node - 1].host;

@@ -10,7 +10,7 @@ mod runtime;
 
 use std::{env, path::PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{
     capture::{Capture, Keep, Recording},
     kubernetes::namespace,
@@ -86,6 +86,7 @@ async fn the_chart_s_pods_make_a_mesh_of_real_pods_and_leave_nothing_behind() {
     let (page, recording) = get(&cluster, &mut client, &address).await;
     assert!(page.unwrap().contains(MARKER));
     assert_encrypted(&recording);
+    probes_pass_where_plaintext_does_not(&cluster, &address).await;
     before_its_first_process(&cluster, &mut daemons[0], &address).await;
     without_a_daemon(&cluster, &mut daemons[0], &mut client, &address).await;
 
@@ -104,6 +105,20 @@ async fn the_chart_s_pods_make_a_mesh_of_real_pods_and_leave_nothing_behind() {
     assert!(recording.contains(MARKER.as_bytes()), "the pods talk as if there had never been a mesh");
     let mut after = cluster.idle(1, ("default", "after")).await.unwrap();
     get(&cluster, &mut after, &address).await.0.expect("a pod starts and talks");
+}
+
+/// The daemon has found the kubelet's cgroup by itself.
+async fn probes_pass_where_plaintext_does_not(cluster: &Cluster, address: &str) {
+    let strict = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": { "name": "strict", "namespace": "default" }, "spec": { "mtls": { "mode": "STRICT" } },
+    });
+    cluster.api.put(strict).unwrap();
+    let is_refused = async || cluster.node_gets(2, false, address).is_err();
+    eventually("plaintext from the node is refused", is_refused).await.unwrap();
+    let probe = cluster.node_gets(2, true, address).expect("a probe of the kubelet's");
+    assert_eq!(probe.trim(), MARKER);
+    assert!(cluster.api.delete("security.istio.io/v1", "peerauthentications", "default", "strict"));
 }
 
 /// A pod whose one process connects as the first thing that it does, and ends.

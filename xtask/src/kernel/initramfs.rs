@@ -27,6 +27,7 @@ pub(super) struct Parts<'p> {
     pub(super) modules: &'p Path,
     pub(super) release: &'p str,
     pub(super) filters: &'p [&'p str],
+    pub(super) skipped: &'p [&'p str],
 }
 
 impl Parts<'_> {
@@ -109,7 +110,8 @@ impl Parts<'_> {
     fn script(&self) -> Result<String> {
         let modules = self.module_files()?;
         let load: String = modules.iter().map(|(_, name)| format!("busybox insmod /{name}\n")).collect();
-        let filters = self.filters.join(" ");
+        let skipped: String = self.skipped.iter().map(|name| format!(" --skip {name}")).collect();
+        let filters = self.filters.join(" ") + &skipped;
         Ok(format!(
             "#!/bin/sh
 export PATH=/bin HOME=/root ZTUNNEL_BIN=/bin/ztunnel RUST_BACKTRACE=0
