@@ -21,6 +21,8 @@ use crate::{
     support::{FAMILIES, last_logged},
 };
 
+mod rotation;
+
 const OWN: &str = "ztunnel-system";
 
 /// A cluster whose daemons are fed by the controller.
@@ -29,10 +31,16 @@ struct Cluster {
     api: ApiServer,
     mesh: Mesh,
     address: IpAddr,
+    /// More of the controller's arguments.
+    arguments: &'static [&'static str],
 }
 
 impl Cluster {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(arguments: &'static [&'static str]) -> Self {
         let mesh = MeshPlan::new(&["client other", "server"]).build().unwrap();
         let address = mesh.topology().outside_ips()[0];
         let api = ApiServer::start(address, Some(&mesh.topology().outside)).unwrap();
@@ -49,14 +57,10 @@ impl Cluster {
             api.accept_token(&token(node.number), reviewed);
         }
         api.write_kubeconfig(&mesh.directory().join("kubeconfig"), "the-controller").unwrap();
-        let mut cluster = Self { controller: None, api, mesh, address };
+        let mut cluster = Self { controller: None, api, mesh, address, arguments };
         cluster.start_controller();
         let root = cluster.mesh.directory().join("root-cert.pem");
-        let map = || cluster.api.object("v1", "configmaps", OWN, "istio-ca-root-cert");
-        let pem = eventually("the roots are in a ConfigMap", || {
-            Some(map()?["data"]["root-cert.pem"].as_str()?.to_owned())
-        });
-        fs::write(&root, pem).unwrap();
+        eventually("the roots are in a ConfigMap", || cluster.mount_roots());
         let directory = cluster.mesh.directory().to_owned();
         let plan = |plan: &mut MeshPlan| {
             plan.settings.insert("certificates".to_owned(), json!({ "source": "istio" }));
@@ -82,12 +86,19 @@ impl Cluster {
         let binary = std::env::var_os("ZTUNNEL_BIN").expect("ZTUNNEL_BIN names the daemon's binary");
         let mut command = Command::new(binary);
         command.args(["controller", "--namespace", OWN, "--log-format", "json", "--pod-name", "one"]);
+        command.args(self.arguments);
         command.arg("--kubeconfig").arg(self.mesh.directory().join("kubeconfig"));
         command.args(["--server-names", &self.address.to_string()]);
         command.args(["--address", &SocketAddr::new(self.address, 15012).to_string()]);
         command.args(["--probes", &SocketAddr::new(self.address, 15021).to_string()]);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.controller = Some(self.mesh.topology().outside.start(command).unwrap());
+    }
+
+    /// As the kubelet does: the ConfigMap becomes the file that daemons have.
+    fn mount_roots(&self) -> Option<()> {
+        let map = self.api.object("v1", "configmaps", OWN, "istio-ca-root-cert")?;
+        fs::write(self.mesh.directory().join("root-cert.pem"), map["data"]["root-cert.pem"].as_str()?).ok()
     }
 
     fn log(&self) -> std::path::PathBuf {
