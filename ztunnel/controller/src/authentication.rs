@@ -1,10 +1,16 @@
-//! Whose token it is: asked of the API server by TokenReview, for our audience only, and remembered for a moment.
+//! Whose token it is: asked of the API server by TokenReview, for our audience only, and remembered for a moment, which never
+//! outlives the token.
 //!
 //! Only daemons are served: their service account, and nobody else's.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use kubernetes::{
     k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
     kube::{Api, Client, api::PostParams},
@@ -28,6 +34,8 @@ const MAX_TOKEN: usize = 16 << 10;
 /// At once, so that a storm of daemons is none of the API server's.
 const REVIEWS: usize = 16;
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Requests that wait for that: whoever floods it with tokens of his own making fills no memory.
+const WAITING: usize = 1_024;
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -49,6 +57,7 @@ pub(crate) struct Authenticator {
     account: String,
     remembered: Mutex<HashMap<[u8; 32], Remembered>>,
     places: Semaphore,
+    waiting: Semaphore,
 }
 
 type Answer = Result<Arc<Caller>, String>;
@@ -66,6 +75,7 @@ impl Authenticator {
             account: format!("system:serviceaccount:{}:{}", settings.namespace, settings.daemon_account),
             remembered: Mutex::default(),
             places: Semaphore::new(REVIEWS),
+            waiting: Semaphore::new(WAITING),
         }
     }
 
@@ -83,13 +93,15 @@ impl Authenticator {
         if let Some(answer) = self.recall(&key) {
             return answer.map_err(Status::unauthenticated);
         }
-        let _place = self.places.acquire().await.map_err(|_| Status::unavailable("ending"))?;
+        let busy = || Status::unavailable("too many tokens are looked at");
+        let _seat = self.waiting.try_acquire().map_err(|_| busy())?;
+        let _place = timeout(DEADLINE, self.places.acquire()).await.map_err(|_| busy())?;
         // Others may have asked the same while this waited.
         if let Some(answer) = self.recall(&key) {
             return answer.map_err(Status::unauthenticated);
         }
         let answer = self.review(token).await?;
-        self.remember(key, answer.clone());
+        self.remember(key, answer.clone(), left(token));
         answer.map_err(Status::unauthenticated)
     }
 
@@ -98,18 +110,18 @@ impl Authenticator {
         remembered.get(key).filter(|known| known.until > Instant::now()).map(|known| known.answer.clone())
     }
 
-    fn remember(&self, key: [u8; 32], answer: Answer) {
+    fn remember(&self, key: [u8; 32], answer: Answer, left: Option<Duration>) {
         let now = Instant::now();
         let mut remembered = self.remembered.lock();
         if remembered.len() >= CACHE {
-            remembered.retain(|_, known| known.until > now);
+            // Anybody can be refused; only daemons are not.
+            remembered.retain(|_, known| known.until > now && known.answer.is_ok());
         }
         if remembered.len() >= CACHE {
-            // Whoever floods it is asked about again; that is all it costs.
             remembered.clear();
         }
         let time = if answer.is_ok() { REMEMBERED } else { REFUSALS_REMEMBERED };
-        remembered.insert(key, Remembered { answer, until: now + time });
+        remembered.insert(key, Remembered { answer, until: now + left.map_or(time, |left| left.min(time)) });
     }
 
     async fn review(&self, token: &str) -> Result<Answer, Status> {
@@ -147,3 +159,18 @@ impl Authenticator {
         Ok(Caller { pod: first(POD_NAME), pod_uid: first(POD_UID), node: first(NODE_NAME) })
     }
 }
+
+/// For how long a token is good by its own word, which the API server has verified if it took it; `None` if it says nothing.
+fn left(token: &str) -> Option<Duration> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: u64,
+    }
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let Claims { exp } = serde_json::from_slice(&payload).ok()?;
+    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp))?;
+    Some(end.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,10 @@ use parking_lot::RwLock;
 use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use tokio::sync::watch;
 
+mod later;
 mod resource;
 
+pub(crate) use later::Later;
 pub(crate) use resource::Resource;
 
 /// Names of what is gone that are kept; a stream that is further behind begins anew.

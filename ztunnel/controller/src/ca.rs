@@ -20,7 +20,7 @@ pub(crate) use keep::keep;
 pub use rotate::RotateRoot;
 use rotation::Rotation;
 pub use rotation::Step;
-pub(crate) use service::CertificateService;
+pub(crate) use service::{CertificateService, MAX_REQUEST};
 
 /// What signs, as soon as its Secret is known.
 pub(crate) type CurrentCa = watch::Receiver<Option<Held>>;

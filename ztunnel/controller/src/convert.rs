@@ -11,7 +11,7 @@ mod workload;
 
 use std::net::IpAddr;
 
-pub(crate) use authorization::{Verdict, authorization};
+pub(crate) use authorization::{Verdict, authorization, selector};
 pub(crate) use endpoint::endpoints;
 pub(crate) use peer_authentication::{
     STATIC_STRICT, converted, converted_name, effective, peer_verdict, static_strict,

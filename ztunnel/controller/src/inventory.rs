@@ -14,7 +14,7 @@ use proto::{security::Authorization, workload::Workload};
 use crate::{
     book::{Kind, Resource, Update},
     convert::{self, Cluster, PodSurroundings, Verdict},
-    facts::{Key, Node, Pod, Policy, PolicyKind, Service, Slice, Spec, selects},
+    facts::{Key, Node, Pod, Policy, PolicyKind, Service, Slice, selects},
 };
 
 mod change;
@@ -79,9 +79,16 @@ impl Inventory {
         self.pods.get(&(namespace.to_owned(), name.to_owned()))
     }
 
-    /// Whether a pod with this service account runs, or is about to, on this node.
+    /// Whether a pod of the mesh with this service account runs, or is about to, on this node. Others need no certificate; and
+    /// mirror pods, which a node's kubelet may make in any namespace, get none.
     pub(crate) fn runs_on(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        let fits = |pod: &Pod| pod.node == node && !pod.ended && pod.service_account == service_account;
+        let mode = self.namespaces.get(namespace).and_then(Option::as_deref);
+        let fits = |pod: &Pod| {
+            pod.node == node
+                && !pod.ended
+                && pod.service_account == service_account
+                && pod.enrolment.membership(mode).is_ok()
+        };
         within(&self.pods, namespace).any(fits)
     }
 
@@ -102,6 +109,7 @@ impl Inventory {
         for key in touched.gone_peers.iter().filter(|key| !self.peers.contains_key(*key)) {
             let name = format!("{}/{}", key.0, convert::converted_name(&key.1));
             settled.update.removed.push((Kind::Authorization, name));
+            settled.gone.push((PolicyKind::PeerAuthentication, key.clone()));
         }
         Some(settled)
     }
@@ -136,8 +144,8 @@ impl Inventory {
             from_root.clear();
         }
         let all = within(&self.authorizations, namespace).chain(from_root);
-        let taking =
-            all.filter(|policy| selector(policy).is_some_and(|labels| selects(&labels, &pod.labels)));
+        let taking = all
+            .filter(|policy| convert::selector(policy).is_some_and(|labels| selects(&labels, &pod.labels)));
         let mut names: Vec<String> =
             taking.map(|policy| format!("{}/{}", policy.key.0, policy.key.1)).collect();
         let peers = self.peers_of(namespace);
@@ -183,8 +191,9 @@ impl Inventory {
             Some(made) => settled.update.present.push((Kind::Authorization, Resource::authorization(&made))),
             None => settled.update.removed.push((Kind::Authorization, format!("{}/{}", key.0, key.1))),
         }
-        if let Some(policy) = policy {
-            settled.verdicts.push((PolicyKind::Authorization, Arc::clone(policy), verdict));
+        match policy {
+            Some(policy) => settled.verdicts.push((PolicyKind::Authorization, Arc::clone(policy), verdict)),
+            None => settled.gone.push((PolicyKind::Authorization, key.clone())),
         }
     }
 
@@ -214,6 +223,8 @@ pub(crate) struct Settled {
     pub(crate) update: Update,
     /// What was made of each policy that was looked at.
     pub(crate) verdicts: Vec<(PolicyKind, Arc<Policy>, Verdict)>,
+    /// Policies that are no longer there.
+    pub(crate) gone: Vec<(PolicyKind, Key)>,
 }
 
 /// The objects of a namespace.
@@ -221,24 +232,6 @@ fn within<'a, T>(objects: &'a Objects<T>, namespace: &str) -> impl Iterator<Item
     let namespace = namespace.to_owned();
     let first = (namespace.clone(), String::new());
     objects.range(first..).take_while(move |((of, _), _)| *of == namespace).map(|(_, object)| object.as_ref())
-}
-
-/// Of a policy for selected workloads only.
-fn selector(policy: &Policy) -> Option<crate::facts::Labels> {
-    match &policy.spec {
-        Spec::Authorization(spec) => {
-            let is_served = spec.target_ref.is_none() && spec.target_refs.is_empty();
-            let labels = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
-            labels.filter(|labels| is_served && !labels.is_empty())
-        }
-        Spec::Unreadable { raw, .. } => {
-            let labels = raw.pointer("/selector/matchLabels")?;
-            serde_json::from_value(labels.clone())
-                .ok()
-                .filter(|labels: &crate::facts::Labels| !labels.is_empty())
-        }
-        Spec::PeerAuthentication(_) => None,
-    }
 }
 
 #[cfg(test)]

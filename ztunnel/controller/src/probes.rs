@@ -28,8 +28,9 @@ use crate::{
     inventory::Inventory,
 };
 
-const CONNECTIONS: usize = 64;
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Anybody can come here: many, and each for a moment, so that those who say nothing keep no prober out for long.
+const CONNECTIONS: usize = 1_024;
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// What is counted.
 #[derive(Debug, Default)]
@@ -38,6 +39,7 @@ pub(crate) struct Counters {
     pub(crate) responses: AtomicU64,
     pub(crate) resources: AtomicU64,
     pub(crate) refused_responses: AtomicU64,
+    pub(crate) unanswered: AtomicU64,
     pub(crate) refused_tokens: AtomicU64,
     pub(crate) refused_identities: AtomicU64,
     pub(crate) certificates: AtomicU64,
@@ -114,6 +116,7 @@ impl Probes {
         let Counters { streams, responses, resources, refused_responses, .. } = &*self.counters;
         let Counters { refused_tokens, refused_identities, certificates, watch_failures, .. } =
             &*self.counters;
+        let Counters { unanswered, .. } = &*self.counters;
         let left = self.ca.borrow().as_ref().map_or(0, super::ca::Held::seconds_left);
         let stage = self.ca.borrow().as_ref().map_or(0, super::ca::Held::stage);
         let count = |kind| u64::try_from(self.book.count(kind)).unwrap_or(u64::MAX);
@@ -132,6 +135,12 @@ impl Probes {
                 "counter",
                 "Responses that a daemon refused.",
                 value(refused_responses),
+            ),
+            (
+                "unanswered_responses_total",
+                "counter",
+                "Connections that were cut since a daemon did not answer what it was told.",
+                value(unanswered),
             ),
             (
                 "refused_tokens_total",

@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     ads::Discovery,
     authentication::Authenticator,
-    book::Book,
+    book::{Book, Later},
     ca::{self, CertificateService},
     convert::Cluster,
     inventory::{Inventory, Told},
@@ -50,7 +50,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let told = watch_all(&client, settings.own(), &counters);
     let following = follow(told, Arc::clone(&inventory), Arc::clone(&book), Arc::clone(&verdicts), changed);
-    tokio::spawn(Election::new(client.clone(), &settings).run(leading));
+    let electing = tokio::spawn(Election::new(client.clone(), &settings).run(leading.clone()));
     tokio::spawn(ca::keep(client.clone(), Arc::clone(&settings), leads.clone(), holding));
     tokio::spawn(server::keep_certificate(Arc::clone(&settings), ca.clone(), configuring));
     let (writing, writer) = (Arc::clone(&verdicts), client.clone());
@@ -67,6 +67,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(probes::serve(probing, pages));
 
     let authenticator = Arc::new(Authenticator::new(client.clone(), &settings));
+    let known = Arc::clone(&inventory);
     let certificates = CertificateService {
         ca,
         inventory,
@@ -76,7 +77,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         longest: settings.certificate_lifetime,
         places: CertificateService::places(),
     };
-    let services = Services { discovery: Discovery::new(book, authenticator, counters), certificates };
+    let services = Services { discovery: Discovery::new(book, authenticator, counters, known), certificates };
     let serving = tokio::spawn(server::serve(listener, services, tls, stopping));
     tokio::select! {
         () = following => {}
@@ -84,6 +85,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopping: daemons go on with what they have, and come back to another replica");
     stop.send_replace(true);
+    // Else it would take again what it lets go of.
+    electing.abort();
+    let _ = electing.await;
+    leading.send_replace(false);
     let _ = timeout(RELEASE, Election::release(client, &settings)).await;
     serving.await.context("serving")
 }
@@ -97,7 +102,16 @@ async fn follow(
     changed: watch::Sender<u64>,
 ) {
     let mut batches = std::pin::pin!(told.ready_chunks(BATCH));
-    while let Some(batch) = batches.next().await {
+    let mut later = Later::default();
+    loop {
+        let batch = tokio::select! {
+            batch = batches.next() => batch,
+            () = later.is_due() => {
+                book.publish(later.take());
+                continue;
+            }
+        };
+        let Some(batch) = batch else { return };
         let settled = {
             let mut inventory = inventory.write();
             batch.into_iter().for_each(|told| inventory.take(told));
@@ -105,8 +119,8 @@ async fn follow(
         };
         changed.send_modify(|number| *number += 1);
         if let Some(settled) = settled {
-            book.publish(settled.update);
-            verdicts.put(settled.verdicts);
+            book.publish(later.sift(settled.update, &book));
+            verdicts.put(settled.verdicts, settled.gone);
         }
     }
 }

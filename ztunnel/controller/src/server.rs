@@ -28,11 +28,22 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     ads::{self, Discovery},
-    ca::{CertificateService, CurrentCa, Held},
+    ca::{CertificateService, CurrentCa, Held, MAX_REQUEST},
     settings::Settings,
 };
 
+mod crowd;
+
+use crowd::Crowd;
+pub(crate) use crowd::Guest;
+
 const CONNECTIONS: usize = 12_000;
+/// Until a request with a daemon's token, the handshake not counted.
+const PROOF: Duration = Duration::from_secs(10);
+/// Of each connection, for what it sends: requests are small, but for the versions with which a daemon comes back.
+const WINDOW: u32 = 256 << 10;
+/// A daemon asks for its state on one connection, and for certificates on another.
+const STREAMS: u32 = 16;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A daemon that vanished is noticed.
 const PING: Duration = Duration::from_secs(30);
@@ -56,14 +67,14 @@ pub(crate) async fn serve(
     stopping: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let connections = TaskTracker::new();
+    let (connections, crowd) = (TaskTracker::new(), Crowd::default());
     let mut stopped = stopping.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopped.wait_for(|stopping| *stopping) => break,
         };
-        let Ok((tcp, _)) = accepted else {
+        let Ok((tcp, from)) = accepted else {
             // Out of descriptors, most likely.
             sleep(Duration::from_millis(100)).await;
             continue;
@@ -73,8 +84,14 @@ pub(crate) async fn serve(
             continue;
         };
         let (services, stopping) = (services.clone(), stopping.clone());
+        let guest = crowd.admit(from.ip().to_canonical());
         connections.spawn(async move {
-            connection(tcp, config, services, stopping).await;
+            tokio::select! {
+                () = connection(tcp, config, services, stopping, guest.clone()) => {}
+                () = guest.is_cut() => {}
+            }
+            // It is a stranger no longer, whoever it was.
+            guest.cut();
             drop(place);
         });
     }
@@ -88,21 +105,36 @@ async fn connection(
     tls: Arc<ServerConfig>,
     services: Services,
     mut stopping: watch::Receiver<bool>,
+    guest: Guest,
 ) {
     let _ = tcp.set_nodelay(true);
     let Ok(Ok(stream)) = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(tcp)).await else { return };
-    let service = service_fn(move |request| answer(services.clone(), request));
+    let known = guest.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(known.clone());
+        answer(services.clone(), request)
+    });
     let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
-        .max_concurrent_streams(64)
+        .max_concurrent_streams(STREAMS)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ = &mut serving => return,
+        () = unproven(&guest) => return,
         _ = stopping.wait_for(|stopping| *stopping) => serving.as_mut().graceful_shutdown(),
     }
     let _ = timeout(GRACE, serving).await;
+}
+
+async fn unproven(guest: &Guest) {
+    sleep(PROOF).await;
+    if guest.is_proven() {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn answer(services: Services, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -118,7 +150,8 @@ async fn answer(services: Services, request: Request<Incoming>) -> Result<Respon
 }
 
 fn certificates<T: IstioCertificateService>(service: T) -> IstioCertificateServiceServer<T> {
-    IstioCertificateServiceServer::new(service)
+    // It is read before anybody looks at the token.
+    IstioCertificateServiceServer::new(service).max_decoding_message_size(MAX_REQUEST)
 }
 
 /// Bound before anything else is done.

@@ -9,13 +9,13 @@ use kubernetes::{
         api::{Patch, PatchParams},
         core::DynamicObject,
     },
-    policies::{authorization_policies, peer_authentications},
+    policies::{CONDITION, authorization_policies, peer_authentications},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, watch::Receiver},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -23,29 +23,40 @@ use crate::{
     facts::{Key, Policy, PolicyKind},
 };
 
-/// As istiod calls it.
-const CONDITION: &str = "ZtunnelAccepted";
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(30);
 const MAX_MESSAGE: usize = 2_000;
 
-type Pending = BTreeMap<(PolicyKind, Key), (Arc<Policy>, Verdict)>;
+/// What is to be written, and not before when.
+struct Task {
+    policy: Arc<Policy>,
+    verdict: Verdict,
+    not_before: Instant,
+}
 
 /// The latest verdict of each policy that is to be written.
 #[derive(Default)]
 pub(crate) struct Verdicts {
-    pending: Mutex<Pending>,
+    pending: Mutex<BTreeMap<(PolicyKind, Key), Task>>,
     more: Notify,
 }
 
 impl Verdicts {
-    pub(crate) fn put(&self, verdicts: Vec<(PolicyKind, Arc<Policy>, Verdict)>) {
+    /// `gone` are policies that are no longer there.
+    pub(crate) fn put(
+        &self,
+        verdicts: Vec<(PolicyKind, Arc<Policy>, Verdict)>,
+        gone: impl IntoIterator<Item = (PolicyKind, Key)>,
+    ) {
         let mut pending = self.pending.lock();
+        for id in gone {
+            pending.remove(&id);
+        }
         for (kind, policy, verdict) in verdicts {
             let id = (kind, policy.key.clone());
             if is_written(&policy, &verdict) {
                 pending.remove(&id);
             } else {
-                pending.insert(id, (policy, verdict));
+                pending.insert(id, Task { policy, verdict, not_before: Instant::now() });
             }
         }
         drop(pending);
@@ -58,22 +69,37 @@ impl Verdicts {
             if leads.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
-            let next = self.pending.lock().pop_first();
-            let Some(((kind, key), (policy, verdict))) = next else {
-                tokio::select! {
+            match self.next() {
+                Ok((id, task)) => self.patch(&client, id, task).await,
+                Err(wait) => tokio::select! {
                     () = self.more.notified() => {}
                     _ = leads.changed() => {}
-                }
-                continue;
-            };
-            if let Err(error) = patch(&client, kind, &policy, &verdict).await {
-                tracing::warn!(
-                    policy = format!("{}/{}", key.0, key.1),
-                    "the status was not written: {error}"
-                );
-                self.pending.lock().entry((kind, key)).or_insert((policy, verdict));
-                sleep(RETRY).await;
+                    () = sleep(wait) => {}
+                },
             }
+        }
+    }
+
+    /// The first whose time has come; or how long there is nothing to do.
+    fn next(&self) -> Result<((PolicyKind, Key), Task), Duration> {
+        let (mut pending, now) = (self.pending.lock(), Instant::now());
+        let first = pending.iter().min_by_key(|(_, task)| task.not_before);
+        let Some((id, task)) = first else { return Err(RETRY) };
+        if task.not_before > now {
+            return Err(task.not_before - now);
+        }
+        let id = id.clone();
+        pending.remove_entry(&id).ok_or(RETRY)
+    }
+
+    /// One that cannot be written keeps no other waiting.
+    async fn patch(&self, client: &Client, id: (PolicyKind, Key), mut task: Task) {
+        let (kind, key) = &id;
+        if let Err(error) = patch(client, *kind, &task.policy, &task.verdict).await {
+            let policy = format!("{}/{}", key.0, key.1);
+            tracing::warn!(policy, "the status was not written: {error}");
+            task.not_before = Instant::now() + RETRY;
+            self.pending.lock().entry(id).or_insert(task);
         }
     }
 }
@@ -133,6 +159,9 @@ fn words(verdict: &Verdict) -> (&'static str, &'static str, String) {
             "Invalid",
             format!("{}. Until this is mended the policy denies more than it says.", joined(wrong)),
         ),
+        Verdict { ignored: Some(why), .. } => {
+            ("False", "UnsupportedValue", format!("{why}: no part of it is enforced."))
+        }
         Verdict { unenforced, .. } if !unenforced.is_empty() => (
             "False",
             "UnsupportedValue",

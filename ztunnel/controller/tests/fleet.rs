@@ -77,7 +77,14 @@ fn cluster(api: &ApiServer) {
     api.put_all((0..200).map(|number| namespace(format!("ns-{number}")))).unwrap();
     api.put_all((0..1_000).map(service)).unwrap();
     api.put_all((0..PODS).map(|number| pod(number, 0))).unwrap();
-    api.accept_token("daemon", Reviewed::pod("ztunnel-system", "ztunnel", "z", "node-0", "istio-ca"));
+    for number in 0..DAEMONS {
+        let (name, node) = (format!("z-{number}"), format!("node-{}", number % NODES));
+        let reviewed = Reviewed::pod("ztunnel-system", "ztunnel", &name, &node, "istio-ca");
+        api.accept_token(&name, reviewed);
+        let metadata = json!({ "name": name, "namespace": "ztunnel-system" });
+        let spec = json!({ "nodeName": node, "serviceAccountName": "ztunnel", "containers": [] });
+        api.put(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })).unwrap();
+    }
 }
 
 fn memory(process: u32, name: &str) -> u64 {
@@ -147,7 +154,6 @@ async fn fifty_daemons_and_ten_thousand_pods() {
     let api = ApiServer::start(IpAddr::V4(Ipv4Addr::LOCALHOST), None).unwrap();
     cluster(&api);
     api.write_kubeconfig(&directory.path().join("kubeconfig"), "controller").unwrap();
-    fs::write(directory.path().join("token"), "daemon").unwrap();
     let controller = start(directory.path());
     let process = controller.0.id();
     let root = eventually("the roots", || {
@@ -157,15 +163,18 @@ async fn fifty_daemons_and_ten_thousand_pods() {
     let channel = ChannelSettings {
         address: "127.0.0.1:25012".parse().unwrap(),
         roots: RootCertificates::Pem(root),
-        token_file: Some(directory.path().join("token")),
+        token_file: None,
         cluster_id: "Kubernetes".to_owned(),
         connect_deadline: Duration::from_secs(10),
         headers: control::RequestHeaders::default(),
     };
     let (told, mut telling) = mpsc::unbounded_channel();
     let began = Instant::now();
-    for _ in 0..DAEMONS {
-        tokio::spawn(daemon(channel.clone(), told.clone()));
+    for number in 0..DAEMONS {
+        let token_file = directory.path().join(format!("token-{number}"));
+        fs::write(&token_file, format!("z-{number}")).unwrap();
+        let channel = ChannelSettings { token_file: Some(token_file), ..channel.clone() };
+        tokio::spawn(daemon(channel, told.clone()));
     }
     let mut complete = 0;
     while complete < DAEMONS {

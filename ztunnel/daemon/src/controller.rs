@@ -62,7 +62,7 @@ impl Controller {
         match self.ask {
             None => {}
             Some(Ask::Crds) => {
-                print!("{}", ::controller::crds()?);
+                print!("{}", ::controller::crds());
                 return Ok(());
             }
             Some(Ask::RotateRoot(rotation)) => {

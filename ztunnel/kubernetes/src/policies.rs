@@ -7,24 +7,21 @@ mod authorization;
 mod peer_authentication;
 
 pub use authorization::{
-    Action, AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, Operation, Rule, Source,
+    Action, AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, Operation, Provider, Rule, Source,
     TargetRef, To,
 };
 pub use peer_authentication::{MutualTls, MutualTlsMode, PeerAuthentication, PeerAuthenticationSpec};
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    apimachinery::pkg::apis::meta::v1::Condition as StatusCondition,
-};
-use kube::{
-    CustomResourceExt,
-    core::{ApiResource, DynamicObject},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition as StatusCondition;
+use kube::core::{ApiResource, DynamicObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+/// The type of the condition that tells what has become of a policy; istiod calls it so.
+pub const CONDITION: &str = "ZtunnelAccepted";
 
 /// Fields that nobody here knows.
 pub type Unknown = BTreeMap<String, Value>;
@@ -64,9 +61,12 @@ pub fn read_spec<T: DeserializeOwned + Default>(object: &DynamicObject) -> Resul
     }
 }
 
-/// What has to be installed before policies can be written.
-pub fn crds() -> [CustomResourceDefinition; 2] {
-    [AuthorizationPolicy::crd(), PeerAuthentication::crd()]
+/// What has to be installed before policies can be written, as YAML: the chart's own.
+pub fn crds() -> [&'static str; 2] {
+    [
+        include_str!("../../../deploy/helm/ztunnel/crds/authorizationpolicies.yaml"),
+        include_str!("../../../deploy/helm/ztunnel/crds/peerauthentications.yaml"),
+    ]
 }
 
 #[cfg(test)]

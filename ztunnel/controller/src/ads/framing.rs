@@ -14,6 +14,7 @@ use proto::{
 use tonic_prost::ProstCodec;
 
 use super::Discovery;
+use crate::server::Guest;
 
 /// Of a request: a daemon comes back with the versions of all it has.
 const MAX_REQUEST: usize = 64 << 20;
@@ -25,7 +26,11 @@ pub(crate) async fn answer(discovery: &Discovery, request: Request<Incoming>) ->
     let (parts, body) = request.into_parts();
     let decoder = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default().decoder();
     let requests = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST));
-    let responses = match discovery.open(&MetadataMap::from_headers(parts.headers), requests).await {
+    let Some(guest) = parts.extensions.get::<Guest>().cloned() else {
+        return Status::internal("a request without a connection").into_http();
+    };
+    let opened = discovery.open(&MetadataMap::from_headers(parts.headers), guest, requests).await;
+    let responses = match opened {
         Ok(responses) => responses,
         Err(status) => return status.into_http(),
     };

@@ -1,7 +1,7 @@
 //! What a stream wants of one sort of resources, and what it has to be told next. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -11,6 +11,10 @@ use crate::book::{Book, Entry, Kind, Resource};
 
 /// Names that one stream may ask for on demand.
 const MAX_NAMES: usize = 100_000;
+/// Cluster, namespace and name, and something between.
+const MAX_NAME: usize = 1_024;
+/// So many resources are sent without regard to others.
+const FEW: usize = 1_000;
 const ALL: &str = "*";
 
 #[derive(Debug, Default)]
@@ -36,6 +40,8 @@ enum Wanted {
         asked: BTreeSet<Arc<str>>,
         /// Resources that were told of.
         told: BTreeSet<Arc<str>>,
+        /// Something was given up: not all that was told is still asked for.
+        fewer: bool,
     },
 }
 
@@ -44,6 +50,13 @@ enum Wanted {
 pub(super) struct Due {
     pub(super) resources: Vec<discovery::Resource>,
     pub(super) removed: Vec<String>,
+}
+
+/// A response on demand, and what is in it.
+#[derive(Default)]
+struct Telling {
+    due: Due,
+    names: HashSet<Arc<str>>,
 }
 
 /// Why there can be no answer.
@@ -69,25 +82,34 @@ impl Subscription {
             self.wanted = Some(if is_all {
                 Wanted::All
             } else {
-                Wanted::Names { names: BTreeMap::new(), asked: BTreeSet::new(), told: BTreeSet::new() }
+                let (names, asked, told) = Default::default();
+                Wanted::Names { names, asked, told, fewer: false }
             });
         }
-        let Some(Wanted::Names { names, asked, .. }) = &mut self.wanted else { return Ok(()) };
+        let Some(Wanted::Names { names, asked, fewer, .. }) = &mut self.wanted else { return Ok(()) };
         for name in more.into_iter().filter(|name| name != ALL) {
+            if name.len() > MAX_NAME {
+                return Err(Hopeless::TooMuch);
+            }
             let name: Arc<str> = name.into();
             names.insert(Arc::clone(&name), ());
             asked.insert(name);
         }
         for name in less {
-            names.remove(name.as_str());
+            *fewer |= names.remove(name.as_str()).is_some();
             asked.remove(name.as_str());
         }
         if names.len() > MAX_NAMES { Err(Hopeless::TooMuch) } else { Ok(()) }
     }
 
-    /// Whether its next response has all there is.
-    pub(super) fn begins(&self) -> bool {
-        self.first && matches!(self.wanted, Some(Wanted::All))
+    /// Whether its next response may be as large as all there is: others have their turn. One who comes back with what it had
+    /// is told what differs, which is little.
+    pub(super) fn is_large(&self, kind: Kind, book: &Book) -> bool {
+        if !self.first || !matches!(self.wanted, Some(Wanted::All)) {
+            return false;
+        }
+        let Some((entries, _)) = book.since(kind, self.seen) else { return false };
+        entries.iter().filter(|entry| differs(entry, &self.had)).count() > FEW
     }
 
     /// What is due now, if anything is.
@@ -104,16 +126,19 @@ impl Subscription {
                 self.seen = seen;
                 differences(kind, &entries, &had)
             }
-            Some(Wanted::Names { names, asked, told }) => {
+            Some(Wanted::Names { names, asked, told, fewer }) => {
                 let start = if is_first { u64::MAX } else { self.seen };
                 let (entries, seen) = since(book, kind, start).ok_or(Hopeless::TooFarBehind)?;
                 self.seen = seen;
-                let mut due = Due::default();
-                for name in std::mem::take(asked) {
-                    answer(kind, book, &name, told, &mut due);
+                if std::mem::take(fewer) {
+                    forget(kind, book, names, told);
                 }
-                follow(kind, &entries, names, told, &mut due);
-                due
+                let mut telling = Telling::default();
+                for name in std::mem::take(asked) {
+                    telling.answer(kind, book, &name, told);
+                }
+                telling.follow(kind, &entries, names, told);
+                telling.due
             }
         };
         let is_empty = due.resources.is_empty() && due.removed.is_empty();
@@ -128,6 +153,13 @@ fn since(book: &Book, kind: Kind, number: u64) -> Option<(Vec<Entry>, u64)> {
         .map(|(entries, seen)| if number == u64::MAX { (Vec::new(), seen) } else { (entries, seen) })
 }
 
+fn differs(entry: &Entry, had: &HashMap<String, String>) -> bool {
+    match entry {
+        Entry::Present(resource) => had.get(&*resource.name) != Some(&resource.version),
+        Entry::Removed(_) => false,
+    }
+}
+
 /// Who comes with something is told what differs.
 fn differences(kind: Kind, entries: &[Entry], had: &HashMap<String, String>) -> Due {
     let mut due = Due::default();
@@ -136,8 +168,7 @@ fn differences(kind: Kind, entries: &[Entry], had: &HashMap<String, String>) -> 
         match entry {
             Entry::Present(resource) => {
                 gone.remove(&*resource.name);
-                let is_known = had.get(&*resource.name).is_some_and(|version| *version == resource.version);
-                if !is_known {
+                if differs(entry, had) {
                     due.resources.push(resource.on_the_wire(kind));
                 }
             }
@@ -148,39 +179,54 @@ fn differences(kind: Kind, entries: &[Entry], had: &HashMap<String, String>) -> 
     due
 }
 
-/// Of a name that was asked for. What is not there is told to be gone, so that nobody waits for it.
-fn answer(kind: Kind, book: &Book, name: &Arc<str>, told: &mut BTreeSet<Arc<str>>, due: &mut Due) {
-    let found = book.named(kind, name);
-    if found.is_empty() {
-        due.removed.push(name.to_string());
-    }
-    for resource in found {
-        tell(kind, &resource, told, due);
-    }
+/// Keeps of what was told only what some name still asks for.
+fn forget(kind: Kind, book: &Book, names: &BTreeMap<Arc<str>, ()>, told: &mut BTreeSet<Arc<str>>) {
+    let asked: HashSet<Arc<str>> = names
+        .keys()
+        .flat_map(|name| book.named(kind, name))
+        .map(|resource| Arc::clone(&resource.name))
+        .collect();
+    told.retain(|name| asked.contains(name));
 }
 
-fn follow(
-    kind: Kind,
-    entries: &[Entry],
-    names: &BTreeMap<Arc<str>, ()>,
-    told: &mut BTreeSet<Arc<str>>,
-    due: &mut Due,
-) {
-    for entry in entries {
-        match entry {
-            Entry::Present(resource) if resource.is_among(names) || told.contains(&resource.name) => {
-                tell(kind, resource, told, due);
-            }
-            Entry::Removed(name) if told.remove(name) => due.removed.push(name.to_string()),
-            Entry::Present(_) | Entry::Removed(_) => {}
+impl Telling {
+    /// Of a name that was asked for. What is not there is told to be gone, so that nobody waits for it.
+    fn answer(&mut self, kind: Kind, book: &Book, name: &Arc<str>, told: &mut BTreeSet<Arc<str>>) {
+        let found = book.named(kind, name);
+        if found.is_empty() {
+            self.due.removed.push(name.to_string());
+        }
+        for resource in found {
+            self.tell(kind, &resource, told);
         }
     }
-}
 
-fn tell(kind: Kind, resource: &Arc<Resource>, told: &mut BTreeSet<Arc<str>>, due: &mut Due) {
-    told.insert(Arc::clone(&resource.name));
-    let on_the_wire = resource.on_the_wire(kind);
-    if !due.resources.iter().any(|told| told.name == on_the_wire.name) {
-        due.resources.push(on_the_wire);
+    /// Of what was asked for before: itself, and who has become a member of a service that was told.
+    fn follow(
+        &mut self,
+        kind: Kind,
+        entries: &[Entry],
+        names: &BTreeMap<Arc<str>, ()>,
+        told: &mut BTreeSet<Arc<str>>,
+    ) {
+        let concerns = |resource: &Resource, told: &BTreeSet<Arc<str>>| {
+            resource.is_among(names)
+                || told.contains(&resource.name)
+                || resource.related.iter().any(|service| told.contains(service))
+        };
+        for entry in entries {
+            match entry {
+                Entry::Present(resource) if concerns(resource, told) => self.tell(kind, resource, told),
+                Entry::Removed(name) if told.remove(name) => self.due.removed.push(name.to_string()),
+                Entry::Present(_) | Entry::Removed(_) => {}
+            }
+        }
+    }
+
+    fn tell(&mut self, kind: Kind, resource: &Arc<Resource>, told: &mut BTreeSet<Arc<str>>) {
+        told.insert(Arc::clone(&resource.name));
+        if self.names.insert(Arc::clone(&resource.name)) {
+            self.due.resources.push(resource.on_the_wire(kind));
+        }
     }
 }

@@ -106,9 +106,11 @@ fn on_demand_what_was_asked_for() {
     assert_eq!(due(&mut subscription, &book).unwrap(), ["aaaa"]);
     publish(&book, vec![], &["aaaa"]);
     assert_eq!(due(&mut subscription, &book).unwrap(), ["-aaaa"]);
+    publish(&book, vec![workload("cccc", "1")], &[]);
+    assert_eq!(due(&mut subscription, &book).unwrap(), ["cccc"], "the service has got another endpoint");
     subscription.ask(request(&[], &["/10.0.0.1"])).unwrap();
-    publish(&book, vec![workload("bbbb", "1")], &[]);
-    assert_eq!(due(&mut subscription, &book), None);
+    publish(&book, vec![workload("bbbb", "1"), workload("cccc", "2")], &[]);
+    assert_eq!(due(&mut subscription, &book), None, "nobody asks for these any more");
 }
 
 /// Fails if one daemon could make the controller keep whatever it likes.
@@ -118,4 +120,6 @@ fn names_are_bounded() {
     let names: Vec<String> = (0..100_001).map(|number| number.to_string()).collect();
     let asked = DeltaDiscoveryRequest { resource_names_subscribe: names, ..DeltaDiscoveryRequest::default() };
     assert_eq!(subscription.ask(asked), Err(Hopeless::TooMuch));
+    let long = "x".repeat(2_000);
+    assert_eq!(Subscription::default().ask(request(&[&long], &[])), Err(Hopeless::TooMuch));
 }

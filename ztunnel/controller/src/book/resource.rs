@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proto::{
     discovery,
     prost::Message,
-    security::Authorization,
+    security::{Authorization, Scope},
     workload::{Address, NetworkAddress, Service, Workload, address::Type},
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Resource {
     /// How many of these are names of its own.
     aliases: usize,
     pub(crate) is_service: bool,
+    /// A policy of selected workloads, which they name.
+    pub(crate) is_selected: bool,
 }
 
 impl Resource {
@@ -40,7 +42,7 @@ impl Resource {
         let name = workload.uid.as_str().into();
         let value: Bytes = Address { r#type: Some(Type::Workload(workload)) }.encode_to_vec().into();
         let version = version(&value);
-        Self { name, value, version, related, aliases, is_service: false }
+        Self { name, value, version, related, aliases, is_service: false, is_selected: false }
     }
 
     pub(crate) fn service(service: Service) -> Self {
@@ -50,14 +52,15 @@ impl Resource {
         let aliases = related.len();
         let value: Bytes = Address { r#type: Some(Type::Service(service)) }.encode_to_vec().into();
         let version = version(&value);
-        Self { name, value, version, related, aliases, is_service: true }
+        Self { name, value, version, related, aliases, is_service: true, is_selected: false }
     }
 
     pub(crate) fn authorization(policy: &Authorization) -> Self {
         let name = format!("{}/{}", policy.namespace, policy.name).into();
         let value: Bytes = policy.encode_to_vec().into();
         let version = version(&value);
-        Self { name, value, version, related: Vec::new(), aliases: 0, is_service: false }
+        let is_selected = policy.scope() == Scope::WorkloadSelector;
+        Self { name, value, version, related: Vec::new(), aliases: 0, is_service: false, is_selected }
     }
 
     pub(crate) fn on_the_wire(&self, kind: Kind) -> discovery::Resource {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures::StreamExt;
 use kubernetes::{
     Change, Selection,
@@ -67,7 +67,7 @@ pub(crate) async fn keep(
         }
         if is_missing && settings.intermediate_secret.is_none() && current.borrow().is_none() {
             is_missing = false;
-            if let Err(error) = make(&secrets, &settings).await {
+            if let Err(error) = make(&client, &secrets, &settings).await {
                 is_missing = true;
                 tracing::error!("the mesh's root could not be made: {error:#}");
             }
@@ -127,7 +127,17 @@ async fn tell_lifetime(secrets: &Api<Secret>, mut secret: Secret, settings: &Set
 }
 
 /// Two leaders at once, as may be for a moment, do not make two: whoever comes second is refused.
-async fn make(secrets: &Api<Secret>, settings: &Settings) -> anyhow::Result<()> {
+async fn make(client: &Client, secrets: &Api<Secret>, settings: &Settings) -> anyhow::Result<()> {
+    let namespace = &settings.namespace;
+    // Daemons believe that one. Another would take the mesh apart, one certificate after the other.
+    if root_config_map::read(client, namespace).await?.is_some() {
+        bail!(
+            "Secret {namespace}/{} is gone, but not the root in ConfigMap {namespace}/{}; put the Secret back, or delete the \
+             ConfigMap to have a new root, which ends trust in all certificates of the old",
+            secret::OWN,
+            root_config_map::NAME
+        );
+    }
     let (key, certificate) = control::new_root(&settings.trust_domain, SystemTime::now())?;
     let data = [(secret::KEY, key.as_bytes()), (secret::CERTIFICATES, certificate.as_bytes())];
     let data: BTreeMap<String, ByteString> =
@@ -144,3 +154,6 @@ async fn make(secrets: &Api<Secret>, settings: &Settings) -> anyhow::Result<()> 
         Err(error) => Err(error).context(format!("creating Secret {}/{}", settings.namespace, secret::OWN)),
     }
 }
+
+#[cfg(test)]
+mod tests;

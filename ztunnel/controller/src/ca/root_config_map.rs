@@ -8,16 +8,22 @@ use kubernetes::kube::{
 };
 
 /// As Istio calls it.
-const NAME: &str = "istio-ca-root-cert";
+pub(super) const NAME: &str = "istio-ca-root-cert";
 const KEY: &str = "root-cert.pem";
 
-pub(super) async fn write(client: &Client, namespace: &str, roots: &str) -> anyhow::Result<()> {
+/// What stands there.
+pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Option<String>> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let found = maps.get_opt(NAME).await.context("reading the ConfigMap")?;
-    let stands = found.and_then(|map| map.data).and_then(|mut data| data.remove(KEY));
-    if stands.as_deref() == Some(roots) {
+    let found = maps.get_opt(NAME).await.with_context(|| format!("reading ConfigMap {namespace}/{NAME}"))?;
+    let text = found.and_then(|map| map.data).and_then(|mut data| data.remove(KEY));
+    Ok(text.filter(|text| !text.trim().is_empty()))
+}
+
+pub(super) async fn write(client: &Client, namespace: &str, roots: &str) -> anyhow::Result<()> {
+    if read(client, namespace).await?.as_deref() == Some(roots) {
         return Ok(());
     }
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
     let data = Some([(KEY.to_owned(), roots.to_owned())].into());
     let map = ConfigMap { metadata, data, ..ConfigMap::default() };

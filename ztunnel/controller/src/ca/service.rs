@@ -19,10 +19,11 @@ use proto::{
 use tokio::sync::{Semaphore, watch};
 
 use super::{CurrentCa, node, pem};
-use crate::{authentication::Authenticator, inventory::Inventory, probes::Counters};
+use crate::{authentication::Authenticator, inventory::Inventory, probes::Counters, server::Guest};
 
 const SHORTEST: Duration = Duration::from_secs(60);
-const MAX_REQUEST: usize = 16 << 10;
+/// Of a whole request.
+pub(crate) const MAX_REQUEST: usize = 16 << 10;
 /// At once: a storm of daemons takes turns.
 const SIGNATURES: usize = 64;
 
@@ -53,11 +54,11 @@ impl IstioCertificateService for CertificateService {
         let caller = self.authenticator.daemon(request.metadata()).await.inspect_err(|_| {
             self.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
         })?;
+        if let Some(guest) = request.extensions().get::<Guest>() {
+            guest.prove();
+        }
         let asked = request.into_inner();
         let identity = impersonated(&asked)?;
-        if asked.csr.len() > MAX_REQUEST {
-            return Err(Status::invalid_argument("the signing request is too large"));
-        }
         let daemon = caller.pod.clone().unwrap_or_default();
         let mut changed = self.changed.clone();
         let node = node::authorize_soon(&self.inventory, &mut changed, &caller, &identity).await;

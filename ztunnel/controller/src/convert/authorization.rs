@@ -9,12 +9,14 @@ use super::{
     Cluster,
     matches::{addresses, ports, service_accounts, strings},
 };
-use crate::facts::{Policy, Spec};
+use crate::facts::{Labels, Policy, Spec};
 
 /// What has become of a policy, for its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Of layer 7, or of a target: accepted, and not enforced.
+    /// Why no part of it is enforced.
+    pub(crate) ignored: Option<String>,
+    /// Of layer 7: accepted, and not enforced.
     pub(crate) unenforced: Vec<String>,
     /// Cannot be read.
     pub(crate) wrong: Vec<String>,
@@ -40,21 +42,14 @@ fn of_spec(
     spec: &AuthorizationPolicySpec,
     verdict: &mut Verdict,
 ) -> Option<Authorization> {
-    if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
-        verdict
-            .unenforced
-            .push("policies with targetRefs are for gateways and waypoints, which are not served".into());
-        return None;
-    }
-    let action = match spec.action {
-        policies::Action::Allow => Action::Allow,
-        policies::Action::Deny => Action::Deny,
-        other @ (policies::Action::Audit | policies::Action::Custom) => {
-            verdict.unenforced.push(format!("action {other:?} is not enforced at layer 4"));
+    let action = match served(spec) {
+        Ok(action) => action,
+        Err(why) => {
+            verdict.ignored = Some(why);
             return None;
         }
     };
-    let has_selector = spec.selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty());
+    let has_selector = selector(policy).is_some();
     let mut conversion = Conversion { action, namespace: &policy.key.0, verdict };
     // A selector that says more than is understood takes too many workloads; only for what denies is that the safe side.
     let unknown_selector = spec.selector.as_ref().map(|selector| &selector.unknown);
@@ -65,6 +60,39 @@ fn of_spec(
         _ => spec.rules.iter().filter_map(|rule| conversion.rule(rule)).collect(),
     };
     Some(resource(cluster, policy, has_selector, action, rules))
+}
+
+/// What it does, if anything at layer 4.
+fn served(spec: &AuthorizationPolicySpec) -> Result<Action, String> {
+    if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
+        return Err(
+            "policies with targetRefs are for gateways and waypoints, which are not served".to_owned()
+        );
+    }
+    match spec.action {
+        policies::Action::Allow => Ok(Action::Allow),
+        policies::Action::Deny => Ok(Action::Deny),
+        other @ (policies::Action::Audit | policies::Action::Custom) => {
+            Err(format!("action {other:?} is not enforced at layer 4"))
+        }
+    }
+}
+
+/// The labels of the workloads that name this policy: of one for selected workloads only, and of which there is a resource,
+/// since a name without one refuses everybody.
+pub(crate) fn selector(policy: &Policy) -> Option<Labels> {
+    let labels = match &policy.spec {
+        Spec::Authorization(spec) => {
+            served(spec).ok()?;
+            spec.selector.as_ref()?.match_labels.clone()
+        }
+        // What cannot be read is for all.
+        Spec::Unreadable { raw, .. } => {
+            serde_json::from_value(raw.pointer("/selector/matchLabels")?.clone()).ok()?
+        }
+        Spec::PeerAuthentication(_) => return None,
+    };
+    (!labels.is_empty()).then_some(labels)
 }
 
 fn resource(
@@ -94,8 +122,7 @@ fn resource(
 
 /// Denies all that the policy might be about.
 fn stand_in(cluster: &Cluster, policy: &Policy, raw: &Value) -> Authorization {
-    let has_selector =
-        raw.pointer("/selector/matchLabels").is_some_and(|labels| labels != &serde_json::json!({}));
+    let has_selector = selector(policy).is_some();
     match raw["action"].as_str() {
         Some("DENY") => resource(cluster, policy, has_selector, Action::Deny, vec![Rule::default()]),
         _ => resource(cluster, policy, has_selector, Action::Allow, Vec::new()),
@@ -127,12 +154,27 @@ impl Conversion<'_> {
             rule.from.iter().map(|from| self.source(&from.source, &from.unknown)).collect();
         // All of them are looked at, so that the status names all that is wrong.
         let when: Result<Vec<_>, _> = rule.when.iter().map(|condition| self.condition(condition)).collect();
-        clauses.extend(any_of(to?));
-        clauses.extend(any_of(from?));
-        for matches in when? {
-            clauses.extend(any_of(matches));
+        for matches in [to?, from?].into_iter().chain(when?) {
+            clauses.extend(self.any_of(matches)?);
         }
         Ok(clauses)
+    }
+
+    /// A match without a field matches nothing on the wire. One that denies has lost its fields, or never had any: then the
+    /// clause does not narrow the rule. One that allows never had any, and lets nobody in.
+    fn any_of(&mut self, mut matches: Vec<Match>) -> Result<Option<Clause>, Unenforced> {
+        let is_empty = |one: &Match| *one == Match::default();
+        if matches.iter().any(is_empty) {
+            if self.action == Action::Deny {
+                return Ok(None);
+            }
+            self.verdict
+                .wrong
+                .push("a source, operation or condition that names nothing allows nobody".to_owned());
+            matches.retain(|one| !is_empty(one));
+            self.unless(matches.is_empty())?;
+        }
+        Ok((!matches.is_empty()).then_some(Clause { matches }))
     }
 
     fn operation(&mut self, operation: &Operation, unknown: &Unknown) -> Result<Match, Unenforced> {
@@ -248,10 +290,4 @@ impl Conversion<'_> {
         self.verdict.wrong.extend(unknown.keys().map(|name| format!("field {name} is not known")));
         !unknown.is_empty()
     }
-}
-
-/// A match without a field matches nothing on the wire, but here it says nothing: then the clause does not narrow the rule.
-fn any_of(matches: Vec<Match>) -> Option<Clause> {
-    let narrows = !matches.is_empty() && !matches.contains(&Match::default());
-    narrows.then_some(Clause { matches })
 }

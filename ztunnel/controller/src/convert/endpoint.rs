@@ -1,5 +1,7 @@
 //! Endpoints that are no pods: something outside of the mesh that a service leads to.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use proto::workload::{Port, PortList, TunnelProtocol, Workload, WorkloadStatus, WorkloadType};
 
 use super::{Cluster, octets, service::app_protocol};
@@ -41,5 +43,13 @@ pub(crate) fn endpoints(cluster: &Cluster, slice: &Slice, service: Option<&Servi
             ..Workload::default()
         }
     };
-    slice.endpoints.iter().map(workload).collect()
+    // An address may stand there twice: while one of its places is ready, it is.
+    let mut endpoints: BTreeMap<IpAddr, &crate::facts::Endpoint> = BTreeMap::new();
+    for endpoint in &slice.endpoints {
+        let known = endpoints.entry(endpoint.address).or_insert(endpoint);
+        if endpoint.ready && !known.ready {
+            *known = endpoint;
+        }
+    }
+    endpoints.into_values().map(workload).collect()
 }

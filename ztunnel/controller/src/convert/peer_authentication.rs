@@ -34,11 +34,7 @@ pub(crate) fn peer_verdict(cluster: &Cluster, policy: &Policy) -> Verdict {
             verdict.wrong.push(format!("{problem}; until it can be read, mutual TLS is strict in its scope"));
         }
         Spec::PeerAuthentication(spec) => {
-            let unknown =
-                spec.unknown.keys().chain(spec.selector.iter().flat_map(|selector| selector.unknown.keys()));
-            verdict.wrong.extend(unknown.map(|name| format!("field {name} is not known")));
-            let ports = spec.port_level_mtls.keys().filter(|port| port.parse::<u16>().is_err());
-            verdict.wrong.extend(ports.map(|port| format!("`{port}` is not a port")));
+            verdict.wrong.extend(doubts(spec));
             let is_for_all = selector(spec).is_empty();
             if is_for_all && !spec.port_level_mtls.is_empty() {
                 verdict.unenforced.push("portLevelMtls needs a selector".to_owned());
@@ -63,12 +59,16 @@ pub(crate) fn converted(cluster: &Cluster, policy: &Policy, all: &[&Policy]) -> 
 
 /// The names of the policies that make a pod strict. `all` are those of its namespace and of the root namespace.
 pub(crate) fn effective(cluster: &Cluster, namespace: &str, labels: &Labels, all: &[&Policy]) -> Vec<String> {
+    let strict = || vec![format!("{}/{STATIC_STRICT}", cluster.root_namespace)];
+    // Nobody knows what it wants: then all that it may be about is strict, whatever others say.
+    if all.iter().any(|policy| is_doubtful_for(cluster, policy, namespace, labels)) {
+        return strict();
+    }
     let inherited = inherited(cluster, namespace, all);
     let own = all
         .iter()
         .filter(|policy| policy.key.0 == namespace)
         .filter(|policy| workload_spec(cluster, policy).is_some_and(|spec| selects(&selector(spec), labels)));
-    let strict = || vec![format!("{}/{STATIC_STRICT}", cluster.root_namespace)];
     let Some(policy) = own.min_by_key(|policy| (&policy.created, &policy.key)) else {
         return if inherited { strict() } else { Vec::new() };
     };
@@ -77,6 +77,29 @@ pub(crate) fn effective(cluster: &Cluster, namespace: &str, labels: &Labels, all
         Some(Decision::OwnPolicy(_)) => vec![format!("{namespace}/{}", converted_name(&policy.key.1))],
         Some(Decision::Permissive) | None => Vec::new(),
     }
+}
+
+/// What of it is not known or cannot be read.
+fn doubts(spec: &PeerAuthenticationSpec) -> Vec<String> {
+    let selector = spec.selector.iter().map(|selector| &selector.unknown);
+    let modes = spec.mtls.iter().chain(spec.port_level_mtls.values()).map(|tls| &tls.unknown);
+    let unknown = [&spec.unknown].into_iter().chain(selector).chain(modes).flat_map(BTreeMap::keys);
+    let ports = spec.port_level_mtls.keys().filter(|port| port.parse::<u16>().is_err());
+    let unknown = unknown.map(|name| format!("field {name} is not known"));
+    unknown.chain(ports.map(|port| format!("`{port}` is not a port"))).collect()
+}
+
+fn is_doubtful_for(cluster: &Cluster, policy: &Policy, namespace: &str, labels: &Labels) -> bool {
+    let wanted = match &policy.spec {
+        Spec::PeerAuthentication(spec) if !doubts(spec).is_empty() => selector(spec),
+        Spec::Unreadable { raw, .. } => {
+            let labels = raw.pointer("/selector/matchLabels").cloned().unwrap_or_default();
+            serde_json::from_value(labels).unwrap_or_default()
+        }
+        _ => return false,
+    };
+    let is_about = policy.key.0 == namespace || policy.key.0 == cluster.root_namespace && wanted.is_empty();
+    is_about && selects(&wanted, labels)
 }
 
 /// What a policy with a selector makes of its workloads.
@@ -88,12 +111,12 @@ enum Decision {
 }
 
 fn decide(spec: &PeerAuthenticationSpec, inherited: bool) -> Decision {
-    let strict = strictness(spec.mtls).unwrap_or(inherited);
+    let strict = strictness(spec.mtls.as_ref()).unwrap_or(inherited);
     // A port that says nothing is as the others are; one that is no number is no port.
     let ports: BTreeMap<u32, bool> = spec
         .port_level_mtls
         .iter()
-        .filter_map(|(port, tls)| Some((port.parse::<u16>().ok()?.into(), strictness(Some(*tls))?)))
+        .filter_map(|(port, tls)| Some((port.parse::<u16>().ok()?.into(), strictness(Some(tls))?)))
         .filter(|(_, port_is_strict)| *port_is_strict != strict)
         .collect();
     let ports: Vec<u32> = ports.into_keys().collect();
@@ -111,10 +134,8 @@ fn inherited(cluster: &Cluster, namespace: &str, all: &[&Policy]) -> bool {
         let wide =
             all.iter().filter(|policy| policy.key.0 == wanted).filter_map(|policy| match &policy.spec {
                 Spec::PeerAuthentication(spec) if selector(spec).is_empty() => {
-                    Some((policy, strictness(spec.mtls)))
+                    Some((policy, strictness(spec.mtls.as_ref())))
                 }
-                // Nobody knows what it wants: then it is strict.
-                Spec::Unreadable { .. } => Some((policy, Some(true))),
                 _ => None,
             });
         wide.min_by_key(|(policy, _)| (&policy.created, &policy.key)).and_then(|(_, strictness)| strictness)
@@ -139,8 +160,8 @@ fn selector(spec: &PeerAuthenticationSpec) -> Labels {
     spec.selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default()
 }
 
-fn strictness(tls: Option<MutualTls>) -> Option<bool> {
-    match tls.unwrap_or_default().mode {
+fn strictness(tls: Option<&MutualTls>) -> Option<bool> {
+    match tls.map(|tls| tls.mode).unwrap_or_default() {
         MutualTlsMode::Unset => None,
         MutualTlsMode::Strict => Some(true),
         MutualTlsMode::Permissive | MutualTlsMode::Disable => Some(false),

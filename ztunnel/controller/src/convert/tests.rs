@@ -171,6 +171,10 @@ fn what_is_not_enforced_never_widens() {
         json!({ "from": [{ "source": { "ipBlocks": ["10.0.0.0/77"] } }] }),
         json!({ "from": [{ "source": { "planets": ["mars"], "namespaces": ["a"] } }] }),
         json!({ "unless": [], "to": [{ "operation": { "ports": ["80"] } }] }),
+        json!({ "from": [{ "source": { "principals": [] } }] }),
+        json!({ "from": [{ "source": {} }] }),
+        json!({ "to": [{ "operation": {} }], "from": [{ "source": { "principals": ["a"] } }] }),
+        json!({ "when": [{ "key": "source.principal", "values": [] }] }),
     ];
     for rule in cases {
         let (made, verdict) = converted_authorization("shop", json!({ "rules": [rule] }));
@@ -189,6 +193,43 @@ fn what_is_not_enforced_never_widens() {
     assert!(made.unwrap().rules.is_empty() && !verdict.wrong.is_empty());
     let (made, _) = converted_authorization("shop", json!({ "action": "DENY", "rules": 7 }));
     assert_eq!(made.unwrap().rules, [Rule::default()], "a DENY policy that nobody can read denies");
+}
+
+/// Fails if one source that names nothing let everybody in beside one that names somebody.
+#[test]
+fn an_empty_source_adds_nobody() {
+    let rule = json!({ "from": [{ "source": {} }, { "source": { "principals": ["a"] } }] });
+    let (made, verdict) = converted_authorization("shop", json!({ "rules": [rule] }));
+    let matches = &made.unwrap().rules[0].clauses[0].matches;
+    assert_eq!(matches.len(), 1);
+    assert_eq!(matches[0].principals, [exact("a")]);
+    assert_eq!(verdict.wrong.len(), 1);
+    let (made, verdict) = converted_authorization("shop", json!({ "rules": [{}] }));
+    assert_eq!((&made.unwrap().rules[..], verdict), (&[Rule::default()][..], Verdict::default()), "all may");
+}
+
+/// Fails if workloads named a policy of which there is no resource: that refuses everybody.
+#[test]
+fn workloads_name_only_what_is_served() {
+    for action in ["ALLOW", "DENY", "AUDIT", "CUSTOM"] {
+        for target in [json!([]), json!([{ "kind": "Gateway", "name": "g" }])] {
+            let spec = json!({
+                "action": action, "targetRefs": target, "selector": { "matchLabels": { "a": "b" } }, "rules": [{}],
+            });
+            let policy = policy_of(PolicyKind::Authorization, "shop", "p", spec.clone());
+            let (made, verdict) = authorization(&cluster(), &policy);
+            assert_eq!(selector(&policy).is_some(), made.is_some(), "{spec}");
+            assert_eq!(verdict.ignored.is_none(), made.is_some(), "{spec}");
+        }
+    }
+    let unreadable = |labels: Value| {
+        let spec = json!({ "action": "DENY", "rules": 7, "selector": { "matchLabels": labels } });
+        let policy = policy_of(PolicyKind::Authorization, "shop", "p", spec);
+        let (made, _) = authorization(&cluster(), &policy);
+        (selector(&policy).is_some(), made.unwrap().scope())
+    };
+    assert_eq!(unreadable(json!({ "a": "b" })), (true, Scope::WorkloadSelector));
+    assert_eq!(unreadable(json!({ "a": 1 })), (false, Scope::Namespace), "it would deny nobody");
 }
 
 /// Fails if scopes were mixed up, or a waypoint's policy were enforced here.
@@ -240,6 +281,21 @@ fn strictness_by_scope_and_port() {
     for (policies, expected) in cases {
         let all: Vec<&Policy> = policies.iter().collect();
         assert_eq!(effective(&cluster(), "shop", &labels, &all), expected, "{policies:?}");
+    }
+    let permissive = json!({ "mtls": { "mode": "PERMISSIVE" } });
+    let of_web = json!({ "matchLabels": { "app": "web" } });
+    for doubtful in [
+        json!({ "mtls": { "mod": "STRICT" } }),
+        json!({ "selector": { "matchExpressions": [] }, "mtls": { "mode": "PERMISSIVE" } }),
+        json!({ "selector": of_web, "mtls": { "mode": "PERMISSIVE" }, "portLevelMtls": { "http": {} } }),
+        json!({ "selector": of_web, "mtls": { "mode": "STRICKT" } }),
+        json!({ "mtls": 7 }),
+    ] {
+        // The other is older by its name.
+        let policies = [peer("shop", "a", permissive.clone()), peer("shop", "n", doubtful.clone())];
+        let all: Vec<&Policy> = policies.iter().collect();
+        assert_eq!(effective(&cluster(), "shop", &labels, &all), static_strict, "{doubtful}");
+        assert!(!peer_verdict(&cluster(), all[1]).wrong.is_empty(), "{doubtful}");
     }
     let policy = peer("shop", "w", selected("STRICT", port("PERMISSIVE")));
     let made = converted(&cluster(), &policy, &[&policy]).unwrap();

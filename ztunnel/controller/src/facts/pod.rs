@@ -50,7 +50,19 @@ impl Pod {
         let single = status.pod_ip.filter(|_| status.pod_ips.as_ref().is_none_or(Vec::is_empty));
         let many = status.pod_ips.unwrap_or_default().into_iter().map(|address| address.ip);
         let addresses = many.chain(single).filter_map(|address| address.parse().ok()).collect();
-        let containers = spec.containers.into_iter().chain(spec.init_containers.unwrap_or_default());
+        // Of those that start before, only sidecars stay.
+        let sidecars = spec.init_containers.unwrap_or_default().into_iter();
+        let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        let named = spec
+            .containers
+            .into_iter()
+            .chain(sidecars)
+            .flat_map(|container| container.ports.unwrap_or_default());
+        let mut ports = BTreeMap::new();
+        for (name, port) in named.filter_map(self::named) {
+            // The first of a name counts.
+            ports.entry(name).or_insert(port);
+        }
         Self {
             key,
             uid: pod.metadata.uid.unwrap_or_default(),
@@ -62,10 +74,7 @@ impl Pod {
             ready: ready && !ending,
             ended,
             owner,
-            ports: containers
-                .flat_map(|container| container.ports.unwrap_or_default())
-                .filter_map(named)
-                .collect(),
+            ports,
             enrolment,
         }
     }

@@ -9,6 +9,8 @@ use serde_json::Value;
 use super::{Key, key};
 
 const DRY_RUN: &str = "istio.io/dry-run";
+/// As Go's programs read it.
+const TRUE: [&str; 6] = ["1", "t", "T", "TRUE", "true", "True"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PolicyKind {
@@ -53,7 +55,7 @@ impl Policy {
             key: key(metadata),
             generation: metadata.generation.unwrap_or_default(),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default(),
-            dry_run: annotation.is_some_and(|value| value == "true"),
+            dry_run: annotation.is_some_and(|value| TRUE.contains(&value.as_str())),
             spec,
             conditions: object.data.pointer("/status/conditions").cloned().unwrap_or_default(),
         }

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Inventory, Objects, within};
-use crate::facts::{Key, Node, Pod, Policy, PolicyKind, Service, Slice, selects};
+use crate::{
+    convert,
+    facts::{Key, Node, Pod, Policy, PolicyKind, Service, Slice, selects},
+};
 
 /// Of what is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +140,8 @@ impl Inventory {
                 if before.is_none_or(|before| before.spec != spec) {
                     self.touch_peer(&key);
                 }
+                // What its status says by now is looked at in any case.
+                self.touched.peers = true;
             }
         }
     }
@@ -197,7 +202,7 @@ impl Inventory {
     /// Pods name the policies whose selectors take them.
     fn touch_authorization(&mut self, policy: &Policy) {
         self.touched.authorizations.insert(policy.key.clone());
-        let Some(labels) = super::selector(policy) else { return };
+        let Some(labels) = convert::selector(policy) else { return };
         let taken = |pod: &Pod| selects(&labels, &pod.labels);
         let pods: Vec<Key> =
             self.scope(&policy.key.0).filter(|pod| taken(pod)).map(|pod| pod.key.clone()).collect();

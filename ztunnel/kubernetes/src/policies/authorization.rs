@@ -9,7 +9,6 @@ use super::{PolicyStatus, Selector, Unknown};
 /// Who may connect to the selected workloads. Layer-7 fields are kept but not enforced: an ALLOW rule that has one matches
 /// nothing, a DENY rule keeps its layer-4 part.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[expect(clippy::duplicated_attributes, reason = "each column of a table has a type")]
 #[kube(
     group = "security.istio.io",
     version = "v1",
@@ -19,20 +18,7 @@ use super::{PolicyStatus, Selector, Unknown};
     category = "istio-io",
     category = "security-istio-io",
     namespaced,
-    status = "PolicyStatus",
-    printcolumn(
-        name = "Action",
-        type_ = "string",
-        json_path = ".spec.action",
-        description = "ALLOW or DENY."
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"ZtunnelAccepted\")].reason",
-        description = "What the mesh has made of it."
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    status = "PolicyStatus"
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationPolicySpec {
@@ -44,6 +30,9 @@ pub struct AuthorizationPolicySpec {
     pub target_ref: Option<TargetRef>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub target_refs: Vec<TargetRef>,
+    /// Of action CUSTOM, which is not enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Provider>,
     /// ALLOW without rules denies everything; DENY without rules nothing.
     #[serde(default)]
     pub action: Action,
@@ -191,4 +180,11 @@ pub struct TargetRef {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+}
+
+/// Who decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Provider {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }

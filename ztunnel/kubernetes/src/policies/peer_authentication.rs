@@ -10,7 +10,6 @@ use super::{PolicyStatus, Selector, Unknown};
 
 /// Whether the selected workloads take plaintext. The oldest policy of the narrowest scope counts: workload, namespace, mesh.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[expect(clippy::duplicated_attributes, reason = "each column of a table has a type")]
 #[kube(
     group = "security.istio.io",
     version = "v1",
@@ -20,15 +19,7 @@ use super::{PolicyStatus, Selector, Unknown};
     category = "istio-io",
     category = "security-istio-io",
     namespaced,
-    status = "PolicyStatus",
-    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mtls.mode"),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"ZtunnelAccepted\")].reason",
-        description = "What the mesh has made of it."
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    status = "PolicyStatus"
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PeerAuthenticationSpec {
@@ -45,10 +36,13 @@ pub struct PeerAuthenticationSpec {
     pub unknown: Unknown,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct MutualTls {
     pub mode: MutualTlsMode,
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Unknown,
 }
 
 /// UNSET is inherited from the wider scope. DISABLE is PERMISSIVE: a daemon always takes what is encrypted.

@@ -13,6 +13,12 @@ use crate::{
 fn inventory() -> Inventory {
     let own = Own { namespace: "mesh".into() };
     let mut inventory = Inventory::new(cluster(), own.clone());
+    inventory.take(Told::Applied(Object::Namespace("shop".into(), Some("ambient".into()))));
+    let mirror = json!({
+        "metadata": { "name": "m", "namespace": "shop", "annotations": { "kubernetes.io/config.mirror": "x" } },
+        "spec": { "nodeName": "n1", "containers": [] },
+    });
+    inventory.take(Told::Applied(Object::Pod(Pod::of(serde_json::from_value(mirror).unwrap(), &own))));
     for (namespace, name, node, account, phase) in [
         ("mesh", "ztunnel-1", "n1", "ztunnel", "Running"),
         ("shop", "a", "n1", "web", "Pending"),
@@ -40,14 +46,16 @@ fn ask(caller: &Caller, namespace: &str, account: &str) -> Result<String, Denied
 }
 
 /// Fails if a daemon, or who stole its token, got an identity of another node, or of a pod that has ended; or if the pods of
-/// its own node had to wait until they run.
+/// its own node had to wait until they run; or if a node's root could make a mirror pod and be a namespace's `default`.
 #[test]
 fn a_node_gets_the_identities_of_its_own_pods() {
     for caller in
         [caller(Some("ztunnel-1"), Some("uid-ztunnel-1"), Some("n1")), caller(Some("ztunnel-1"), None, None)]
     {
         assert_eq!(ask(&caller, "shop", "web"), Ok("n1".into()));
-        for (namespace, account) in [("shop", "db"), ("shop", "old"), ("other", "web")] {
+        for (namespace, account) in
+            [("shop", "db"), ("shop", "old"), ("other", "web"), ("shop", "default"), ("mesh", "ztunnel")]
+        {
             assert_eq!(ask(&caller, namespace, account), Err(Denied::NotOnNode { node: "n1".into() }));
         }
     }
