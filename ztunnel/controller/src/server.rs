@@ -34,14 +34,13 @@ use crate::{
 
 mod crowd;
 
-use crowd::Crowd;
-pub(crate) use crowd::Guest;
+pub(crate) use crowd::{Crowd, Guest};
 
 const CONNECTIONS: usize = 12_000;
 /// Until a request with a daemon's token, the handshake not counted.
 const PROOF: Duration = Duration::from_secs(10);
 /// Of each connection, for what it sends: requests are small, but for the versions with which a daemon comes back.
-const WINDOW: u32 = 256 << 10;
+const WINDOW: u32 = 64 << 10;
 /// A daemon asks for its state on one connection, and for certificates on another.
 const STREAMS: u32 = 16;
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ use proto::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender},
-    time::{Instant, interval, sleep_until, timeout},
+    time::{Instant, interval_at, sleep_until, timeout},
 };
 
 use super::subscription::{Due, Hopeless, Subscription};
@@ -79,7 +79,7 @@ impl Session {
         let _open = Ending(&counters);
         let mut newest = self.shared.book.newest();
         let end = Instant::now() + LONGEST + spread(self.who());
-        let mut look = interval(LOOK);
+        let mut look = interval_at(Instant::now() + LOOK, LOOK);
         loop {
             if *newest.borrow_and_update() > 0 {
                 self.tell(outgoing).await?;
@@ -224,3 +224,6 @@ impl Drop for Ending<'_> {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proto::{
     prost::Message,
-    workload::{Address, TunnelProtocol, Workload, address::Type},
+    workload::{Address, TunnelProtocol, Workload, WorkloadStatus, address::Type},
 };
 use serde_json::{Value, json};
 
@@ -133,6 +133,64 @@ fn policies_with_selectors_are_named_by_their_pods() {
     let gone = policy(PolicyKind::PeerAuthentication, "shop", json!({}));
     assert_eq!(known.take(Told::Deleted(gone)), 3);
     assert!(known.workload("b").authorization_policies.is_empty());
+}
+
+fn slice(endpoints: Value) -> Object {
+    let object = json!({
+        "metadata": { "name": "web-1", "namespace": "shop", "labels": { "kubernetes.io/service-name": "web" } },
+        "addressType": "IPv4", "ports": [{ "name": "", "port": 8080 }], "endpoints": endpoints,
+    });
+    Object::Slice(Slice::of(read(object)))
+}
+
+/// Fails if endpoints that are no pods were not served, or before their service is known; if they stayed when they are gone;
+/// or if an address that stands there twice were told again and again.
+#[test]
+fn endpoints_kept_by_hand() {
+    let mut known = Known::start();
+    let ready =
+        |address: &str, ready: bool| json!({ "addresses": [address], "conditions": { "ready": ready } });
+    let pod = json!({ "addresses": ["10.0.0.1"], "targetRef": { "kind": "Pod", "name": "a" } });
+    let both = json!([ready("192.0.2.1", false), ready("192.0.2.1", true), ready("192.0.2.2", false), pod]);
+    assert_eq!(known.take(Told::Applied(slice(both.clone()))), 0, "of which service?");
+    assert_eq!(known.take(Told::Applied(service("nobody"))), 3, "the service and two endpoints");
+    assert_eq!(known.take(Told::Applied(slice(both))), 0, "nothing has changed");
+    let endpoint = |known: &Known, address: &str| {
+        let name = format!("Kubernetes/discovery.k8s.io/EndpointSlice/shop/web-1/{address}");
+        let found = known.book.named(Kind::Address, &name);
+        found.first().map(|resource| match Address::decode(resource.value.clone()).unwrap().r#type {
+            Some(Type::Workload(workload)) => workload,
+            other => panic!("{other:?}"),
+        })
+    };
+    let first = endpoint(&known, "192.0.2.1").unwrap();
+    assert_eq!((first.status(), first.tunnel_protocol()), (WorkloadStatus::Healthy, TunnelProtocol::None));
+    assert_eq!(first.services["shop/web.shop.svc.cluster.local"].ports[0].target_port, 8080);
+    assert_eq!(endpoint(&known, "192.0.2.2").unwrap().status(), WorkloadStatus::Unhealthy);
+    assert_eq!(known.take(Told::Applied(slice(json!([ready("192.0.2.2", true)])))), 2, "one gone, one ready");
+    assert_eq!(known.take(Told::Deleted(service("nobody"))), 2);
+    assert_eq!(known.take(Told::Applied(service("nobody"))), 2);
+    assert_eq!(known.take(Told::Deleted(slice(json!([])))), 1);
+    assert_eq!(endpoint(&known, "192.0.2.2"), None);
+}
+
+/// Fails if a pod named a policy of which there is no resource: that refuses everybody.
+#[test]
+fn what_workloads_name_is_there() {
+    let mut known = Known::start();
+    for (number, (namespace, action)) in
+        [("shop", "AUDIT"), ("shop", "CUSTOM"), ("root", "AUDIT"), ("shop", "DENY"), ("root", "ALLOW")]
+            .into_iter()
+            .enumerate()
+    {
+        let spec = json!({ "action": action, "selector": { "matchLabels": { "app": "a" } }, "rules": [{}] });
+        known.take(Told::Applied(policy(PolicyKind::Authorization, namespace, spec)));
+        let named = known.workload("a").authorization_policies;
+        assert_eq!(named.len(), [0, 0, 0, 1, 2][number], "{action}");
+        for name in named {
+            assert!(!known.book.named(Kind::Authorization, &name).is_empty(), "{name} is not there");
+        }
+    }
 }
 
 /// Fails if what vanished while a watch was down stayed for ever.

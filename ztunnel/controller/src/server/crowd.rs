@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Of all. A daemon is one of them for as long as its first request takes.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 1_024;
 
 #[derive(Default)]
 pub(crate) struct Crowd {

@@ -7,6 +7,7 @@ mod daemon;
 mod intermediate;
 mod replica;
 mod replicas;
+mod roles;
 mod root;
 mod streams;
 mod tokens;

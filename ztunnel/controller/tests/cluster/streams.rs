@@ -140,7 +140,8 @@ fn strangers_are_shown_out() {
     use std::{io::Read as _, net::TcpStream};
     let cluster = Cluster::of_test();
     let replica = Replica::start(&cluster, "one", &[]);
-    let mut idle: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(replica.address()).unwrap()).collect();
+    let mut idle: Vec<TcpStream> =
+        (0..1_500).map(|_| TcpStream::connect(replica.address()).unwrap()).collect();
     let daemon = Daemon::of(&cluster, 1);
     daemon.certificate(&cluster, &replica, "account-1").unwrap();
     for stream in &mut idle {
