@@ -22,11 +22,7 @@ use tokio::{
 
 use crate::window::Gauge;
 
-/// At most so many at once,
-const BURST: u64 = 2000;
-/// so many every second,
-const PER_SECOND: u64 = 200;
-/// for each request, beside the answer to it,
+/// Tokens for each request, beside the answer to it,
 const PER_REQUEST: u64 = 4;
 /// and one for so many bytes that were carried. Peers that are thrifty with windows update them for every 4 KiB, twice.
 const BYTES_PER_TOKEN: u64 = 512;
@@ -36,6 +32,21 @@ const HEAD: usize = 9;
 /// Frame types of RFC 9113, section 6.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+
+/// What a peer may send of such frames without an occasion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameSettings {
+    /// At once,
+    pub burst: u64,
+    /// and every second.
+    pub per_second: u64,
+}
+
+impl Default for FrameSettings {
+    fn default() -> Self {
+        Self { burst: 2000, per_second: 200 }
+    }
+}
 
 /// Why a connection was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +76,7 @@ struct Asked {
 
 #[derive(Debug)]
 struct Tokens {
+    settings: FrameSettings,
     left: u64,
     since: Instant,
     /// Bytes carried that have not made a token yet.
@@ -97,25 +109,25 @@ fn name_of(kind: u8) -> &'static str {
 }
 
 impl<T> Watchful<T> {
-    pub(crate) fn of_client(stream: T) -> Self {
-        Self::new(stream, PREFACE, None)
+    pub(crate) fn of_client(stream: T, settings: FrameSettings) -> Self {
+        Self::new(stream, PREFACE, None, settings)
     }
 
     /// Of which streams are asked that `gauge` counts.
-    pub(crate) fn of_server(stream: T, gauge: Arc<Gauge>) -> Self {
+    pub(crate) fn of_server(stream: T, gauge: Arc<Gauge>, settings: FrameSettings) -> Self {
         // Those that waited for the connection to be made have been counted, and are asked of it still.
-        Self::new(stream, 0, Some(Asked { gauge, before: 0 }))
+        Self::new(stream, 0, Some(Asked { gauge, before: 0 }), settings)
     }
 
-    fn new(stream: T, skip: usize, asked: Option<Asked>) -> Self {
-        let tokens = Tokens { left: BURST, since: Instant::now(), bytes: 0 };
+    fn new(stream: T, skip: usize, asked: Option<Asked>, settings: FrameSettings) -> Self {
+        let tokens = Tokens { settings, left: settings.burst, since: Instant::now(), bytes: 0 };
         Self { stream, skip, head: [0; HEAD], filled: 0, tokens, asked, found: Found::default() }
     }
 
     /// So many tokens, and none for the time that passes.
     pub(crate) fn have(&mut self, tokens: u64) {
         let never = Instant::now() + Duration::from_secs(1 << 30);
-        self.tokens = Tokens { left: tokens, since: never, bytes: 0 };
+        self.tokens = Tokens { left: tokens, since: never, ..self.tokens };
     }
 
     /// The type of the frame in these bytes that is one too many.
@@ -176,7 +188,7 @@ impl Asked {
 
 impl Tokens {
     fn earn(&mut self, tokens: u64) {
-        self.left = self.left.saturating_add(tokens).min(BURST);
+        self.left = self.left.saturating_add(tokens).min(self.settings.burst);
     }
 
     fn carried(&mut self, bytes: u64) {
@@ -188,8 +200,8 @@ impl Tokens {
     fn spend(&mut self) -> bool {
         if self.left == 0 {
             // Asked of the clock only now: frames come by the thousand.
-            let tokens =
-                u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX) / (1000 / PER_SECOND);
+            let passed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let tokens = passed.saturating_mul(self.settings.per_second) / 1000;
             if tokens > 0 {
                 self.since = Instant::now();
                 self.earn(tokens);
@@ -257,6 +269,9 @@ mod tests {
 
     const PING: u8 = 6;
     const WINDOW_UPDATE: u8 = 8;
+    const BURST: u64 = 50;
+    const PER_SECOND: u64 = 20;
+    const SETTINGS: FrameSettings = FrameSettings { burst: BURST, per_second: PER_SECOND };
 
     fn frame(kind: u8, length: usize) -> Vec<u8> {
         let size = u32::try_from(length).unwrap().to_be_bytes();
@@ -266,7 +281,7 @@ mod tests {
     }
 
     fn watchful() -> Watchful<tokio::io::Empty> {
-        let mut stream = Watchful::of_client(tokio::io::empty());
+        let mut stream = Watchful::of_client(tokio::io::empty(), SETTINGS);
         assert_eq!(stream.look_at(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Ok(()));
         stream
     }
@@ -302,7 +317,7 @@ mod tests {
     }
 
     fn server(gauge: &Arc<Gauge>) -> Watchful<tokio::io::Empty> {
-        Watchful::of_server(tokio::io::empty(), Arc::clone(gauge))
+        Watchful::of_server(tokio::io::empty(), Arc::clone(gauge), SETTINGS)
     }
 
     /// If a server earned by its own header blocks, it could have us read those of status 100 for ever; if it did not by our

@@ -27,7 +27,7 @@ mod wire;
 
 pub use ending::SessionEnd;
 pub use error::{DialError, Phase, StreamError, TerminateError, TlsFailure};
-pub use flood::Flood;
+pub use flood::{Flood, FrameSettings};
 pub use headers::ConnectHeaders;
 pub use rejection::Rejection;
 pub use session::{Request, Session};

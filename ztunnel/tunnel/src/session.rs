@@ -81,7 +81,7 @@ impl Session {
         let tls = TlsFacts::of(stream.get_ref().1);
         let streams = settings.inbound_streams;
         let wire = Wire::new(stream.into_inner());
-        let stream = Watchful::of_client(wire.clone());
+        let stream = Watchful::of_client(wire.clone(), settings.frames);
         let found = stream.found();
         let mut connection: Http2 = wire.sending(builder(settings).handshake(stream)).await?;
         let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));

@@ -2,11 +2,15 @@
 
 use std::{fmt, sync::Arc, thread::available_parallelism, time::Duration};
 
+use crate::FrameSettings;
+
 /// Everything here is per daemon.
 #[derive(Clone, Debug)]
 pub struct TunnelSettings {
     pub deadlines: Deadlines,
     pub windows: WindowSettings,
+    /// Frames that cost us work and the peer nothing.
+    pub frames: FrameSettings,
     /// How often a connection is asked whether it is alive.
     pub ping_interval: Duration,
     /// How long the answer to a PING may take.
@@ -83,6 +87,7 @@ impl Default for TunnelSettings {
         Self {
             deadlines: Deadlines::default(),
             windows: WindowSettings::default(),
+            frames: FrameSettings::default(),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(300),

@@ -5,7 +5,7 @@ use anyhow::bail;
 use model::outlier::OutlierSettings;
 use proxy::{ProxyLimits, ProxySettings};
 use serde::{Deserialize, Serialize};
-use tunnel::{TunnelSettings, WindowSettings};
+use tunnel::{FrameSettings, TunnelSettings, WindowSettings};
 
 use super::Span;
 
@@ -33,6 +33,9 @@ pub(crate) struct Limits {
     stream_window_max: u32,
     window_growth: usize,
     window_bytes: usize,
+    /// Of a peer's frames for nothing.
+    frame_burst: u64,
+    frames_per_second: u64,
     pub(crate) endpoint_attempts: u32,
     pub(crate) set_aside: SetAside,
     log_lines: u64,
@@ -76,6 +79,8 @@ impl Limits {
             ("outboundTunnelsPerPod", self.outbound_tunnels_per_pod == 0),
             ("streamsPerOutboundTunnel", self.streams_per_outbound_tunnel == 0),
             ("streamsPerInboundTunnel", self.streams_per_inbound_tunnel == 0),
+            ("frameBurst", self.frame_burst == 0),
+            ("framesPerSecond", self.frames_per_second == 0),
             ("endpointAttempts", self.endpoint_attempts == 0),
             ("setAside.failures", self.set_aside.failures == 0),
             ("waitingLogLines", self.waiting_log_lines == 0),
@@ -142,6 +147,7 @@ impl Limits {
                 growth_budget: self.window_growth,
                 total: self.window_bytes,
             },
+            frames: FrameSettings { burst: self.frame_burst, per_second: self.frames_per_second },
             streams_per_connection: self.streams_per_outbound_tunnel,
             inbound_streams: self.streams_per_inbound_tunnel,
             pool_connections: self.outbound_tunnels,
@@ -190,6 +196,8 @@ impl Default for Limits {
             stream_window_max: tunnels.windows.max,
             window_growth: tunnels.windows.growth_budget,
             window_bytes: tunnels.windows.total,
+            frame_burst: tunnels.frames.burst,
+            frames_per_second: tunnels.frames.per_second,
             endpoint_attempts: attempts,
             set_aside: SetAside::default(),
             log_lines: proxy.log_lines,

@@ -98,7 +98,8 @@ pub(crate) async fn start(
 ) -> Result<(Live, Driver), h2::Error> {
     let alert = PeerAlert::default();
     let wire = Wire::new(stream.into_inner());
-    let stream = Watchful::of_server(Watched::new(wire.clone(), alert.clone()), Arc::clone(&gauge));
+    let watched = Watched::new(wire.clone(), alert.clone());
+    let stream = Watchful::of_server(watched, Arc::clone(&gauge), settings.frames);
     let found = stream.found();
     let (requests, mut connection) = wire.sending(builder(settings).handshake(stream)).await?;
     let keepalive = connection.ping_pong().map(|ping| Keepalive::new(ping, settings));
