@@ -1,6 +1,12 @@
 //! The CNI plugin: the real binary, run as a container runtime runs it, against a real daemon.
 
-use std::{fs, net::SocketAddr, process::Command, thread, time::Instant};
+use std::{
+    fs,
+    net::SocketAddr,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use testkit::{
@@ -13,7 +19,7 @@ use testkit::{
     server::{Behaviour, Server},
 };
 
-use crate::support::{FAMILIES, assert_encrypted};
+use crate::support::{FAMILIES, assert_encrypted, flood_routes};
 
 const SECRET: &[u8] = b"the payload that nobody else may read";
 
@@ -145,6 +151,56 @@ fn a_stuck_pod_holds_up_no_other() {
     });
 }
 
+/// Catches: a pod that is known and slow, and holds up all that start after it.
+#[test]
+fn a_slow_pod_holds_up_no_other() {
+    let cluster = Cluster::start(&["slow other third"]);
+    let mesh = &cluster.mesh;
+    flood_routes(mesh.pod("slow"));
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| (Instant::now(), cluster.add(1, "slow"), Instant::now()));
+        thread::sleep(Duration::from_millis(300));
+        for name in ["other", "third"] {
+            let begun = Instant::now();
+            cluster.add(1, name).expect("it starts");
+            assert!(begun.elapsed().as_secs() < 4, "it waited: {:?}", begun.elapsed());
+            assert!(mesh.daemon(1).serves(&Mesh::uid(name)));
+        }
+        assert!(!slow.is_finished(), "it was not slow");
+        let (begun, answer, ended) = slow.join().unwrap();
+        let refusal = answer.expect_err("it takes too long");
+        assert!(refusal["msg"].as_str().unwrap().contains("timed out"), "{refusal}");
+        assert!((ended - begun).as_secs() < 12, "after {:?}", ended - begun);
+    });
+}
+
+/// Catches: a node where nothing starts because its daemon is told nothing any more: neither pods outside of the mesh, nor
+/// those from files, nor the next daemon.
+#[test]
+fn a_daemon_that_is_told_nothing_stops_only_pods_that_may_be_in_the_mesh() {
+    let mut cluster = Cluster::start(&["client"]);
+    cluster.api.stop();
+    eventually("the daemon has noticed", || {
+        let connected = cluster.mesh.daemon(1).metric("ztunnel_discovery_connected", &[]).unwrap();
+        (connected == 0.0).then_some(())
+    });
+    let unknown = Sandbox { name: "unheard-of", ..Sandbox::of(&cluster.mesh, "client") };
+    let from_a_file = Sandbox { uid: "0123456789abcdef0123456789abcdef".to_owned(), ..unknown.clone() };
+    let own = Sandbox { namespace: "ztunnel-system", ..unknown.clone() };
+    for pod in [from_a_file, own] {
+        let begun = Instant::now();
+        cluster.plugin().call("ADD", &pod).unwrap().expect("it is none of the mesh's");
+        assert!(begun.elapsed().as_secs() < 4, "it waited: {:?}", begun.elapsed());
+    }
+    for namespace in ["plain", "made-since"] {
+        let pod = Sandbox { namespace, ..unknown.clone() };
+        cluster.plugin().call("ADD", &pod).unwrap().expect("as if no daemon were there");
+    }
+    let refusal = cluster.plugin().call("ADD", &unknown).unwrap().expect_err("it may be in the mesh");
+    assert_eq!(refusal["code"], 11, "{refusal}");
+    assert_eq!(cluster.mesh.daemon(1).admin("/pods").unwrap(), json!([]));
+}
+
 /// Catches: pods that cannot start, or start outside of the mesh, while a newer daemon takes over.
 #[test]
 fn pods_start_while_a_newer_daemon_takes_over() {
@@ -157,7 +213,7 @@ fn pods_start_while_a_newer_daemon_takes_over() {
     older.terminate().unwrap();
     cluster.mesh.put_daemon(1, newer);
     cluster.add(1, "third").expect("while the older drains");
-    assert!(older.wait(std::time::Duration::from_secs(30)).unwrap().success());
+    assert!(older.wait(Duration::from_secs(30)).unwrap().success());
     assert!(cluster.mesh.daemon(1).serves(&Mesh::uid("third")));
     cluster.plugin().call("DEL", &Sandbox::of(&cluster.mesh, "third")).unwrap().unwrap();
     assert!(cluster.mesh.plugin_socket(1).exists(), "the older took the newer's socket away");

@@ -10,7 +10,7 @@ use testkit::{
     client::Dial,
     container::Container,
     eventually,
-    kubernetes::{api_server, namespace, pod, uid_of},
+    kubernetes::{Plugin, Sandbox, api_server, namespace, pod, uid_of},
     server::{Behaviour, Server},
 };
 
@@ -218,4 +218,70 @@ fn two_daemons_follow_at_once_in_an_update() {
     drop(held);
     assert!(older.wait(Duration::from_secs(30)).unwrap().success());
     echo(&client, cluster.mesh.address("server", 0, 8080));
+}
+
+/// Catches: a pod that runs, and is taken out of the mesh because a sandbox that it had once is taken down again.
+#[test]
+fn a_sandbox_that_ended_long_ago_takes_nobody_away() {
+    let cluster = Cluster::start(&["client", "server"]);
+    let mesh = &cluster.mesh;
+    cluster.label(Some("ambient"));
+    cluster.until(1, "client", true);
+    cluster.until(2, "server", true);
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    let client = mesh.pod("client");
+    let target = mesh.address("server", 0, 8080);
+    let capture = Capture::start(mesh.topology().underlay(), "node1", Keep::Everything).unwrap();
+    let mut held = Held::open(client, target);
+    let ended = Sandbox { container: "sandbox-0", ..Sandbox::of(mesh, "client") };
+    Plugin::of(mesh, 1).call("DEL", &ended).unwrap().unwrap();
+    echo(client, target);
+    held.still_works(SECRET);
+    assert!(mesh.daemon(1).serves(&Mesh::uid("client")));
+    assert_encrypted(&capture.stop().unwrap(), &client.ips(), SECRET);
+}
+
+/// Catches: a pod whose new sandbox the plugin was never told of, in plaintext for ever and shown as enrolled.
+#[test]
+fn a_pod_that_moved_unnoticed_is_found_again() {
+    let cluster = Cluster::start(&["client spare"]);
+    let mesh = &cluster.mesh;
+    cluster.api.delete("v1", "pods", "default", "spare");
+    Plugin::of(mesh, 1).call("ADD", &Sandbox::of(mesh, "client")).unwrap().unwrap();
+    cluster.label(Some("ambient"));
+    Plugin::of(mesh, 1).call("ADD", &Sandbox::of(mesh, "client")).unwrap().unwrap();
+    cluster.until(1, "client", true);
+    let _moved = Container::start(mesh.pod("spare"), &uid_of(mesh, "client")).unwrap();
+    cluster.api.put(pod(mesh, 1, "client", &mesh.pod("spare").ips())).unwrap();
+    eventually("it is served where it is", || {
+        let served: Vec<_> = mesh.daemon(1).admin("/pods").ok()?.as_array()?.clone();
+        let ip = mesh.pod("spare").ips()[0].to_string();
+        (served.len() == 1 && served[0].to_string().contains(&ip)).then_some(())
+    });
+    cluster.until(1, "client", true);
+}
+
+/// Catches: pods that left the mesh while no daemon was there, closed for ever because of a pod that cannot be placed.
+#[test]
+fn a_pod_that_cannot_be_placed_keeps_no_former_pod_closed() {
+    let mut cluster = Cluster::start(&["leaver", "server"]);
+    cluster.label(Some("ambient"));
+    cluster.until(1, "leaver", true);
+    let target = cluster.mesh.address("server", 0, 8080);
+    let _server = Server::start(cluster.mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    let leaver = cluster.mesh.pod("leaver").place.clone();
+    cluster.mesh.take_daemon(1).unwrap().kill().unwrap();
+    let mut left = pod(&cluster.mesh, 1, "leaver", &cluster.mesh.pod("leaver").ips());
+    left["metadata"]["labels"]["istio.io/dataplane-mode"] = json!("none");
+    cluster.api.put(left).unwrap();
+    // It should have the address that the other has, which may be the one that it had as a pod of the mesh.
+    cluster.api.put(pod(&cluster.mesh, 1, "lost", &cluster.mesh.pod("leaver").ips())).unwrap();
+    assert!(leaver.run(move || Dial::to(target).exchange(SECRET)).is_err(), "closed while nobody serves it");
+    cluster.mesh.start_daemon(1).unwrap();
+    eventually("it is missed", || cluster.problem("lost"));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(leaver.run(move || Dial::to(target).exchange(SECRET)).is_err(), "it may be the lost one");
+    cluster.api.put(pod(&cluster.mesh, 1, "lost", &cluster.mesh.node(1).daemon_ips())).unwrap();
+    eventually("it is let go", || leaver.run(move || Dial::to(target).exchange(SECRET)).ok());
+    assert!(cluster.problem("lost").is_some());
 }

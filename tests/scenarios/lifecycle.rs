@@ -19,7 +19,7 @@ use testkit::{
 
 use crate::{
     held::Held,
-    support::{FAMILIES, last_logged, logged},
+    support::{FAMILIES, flood_routes, last_logged, logged},
 };
 
 const MARKER: &[u8] = b"nobody may read this on the wire";
@@ -261,6 +261,38 @@ fn when_a_newer_daemon_dies_the_older_serves_again() {
     for ip in mesh.pod("client").ips() {
         assert_eq!(recording.plaintext_syns_from(ip).len(), 0);
     }
+}
+
+/// Catches: a newer daemon that dies in the midst of its takeover, which has pods already and the node's programs not yet.
+#[test]
+fn when_a_newer_daemon_dies_before_it_is_ready_the_older_serves_again() {
+    let mut mesh = MeshPlan::new(&["client slow", "server"]).start().unwrap();
+    let _server = Server::start(mesh.pod("server"), 8080, Behaviour::Echo).unwrap();
+    let client = mesh.pod("client").place.clone();
+    let targets = FAMILIES.map(|family| mesh.address("server", family, 8080));
+    // The older would look after the slow pod at the same time.
+    mesh.daemon(1).signal(Signal::SIGSTOP).unwrap();
+    flood_routes(mesh.pod("slow"));
+    let newer = mesh.launch_beside(1).unwrap();
+    eventually("it has the one and not yet the other", || {
+        let lines = newer.log_lines().unwrap();
+        let enrolled = |line: &serde_json::Value| {
+            line["message"] == "pod enrolled" && line["pod"] == Mesh::uid("client").as_str()
+        };
+        lines.iter().any(enrolled).then_some(())
+    });
+    assert!(!newer.is_ready());
+    newer.kill().unwrap();
+    for target in targets {
+        assert_eq!(echo(&client, target).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+    mesh.daemon(1).signal(Signal::SIGCONT).unwrap();
+    let began = Instant::now();
+    for target in targets {
+        eventually("the older serves again", || echo(&client, target).ok());
+    }
+    assert!(began.elapsed() < TAKEN_BACK_WITHIN, "it took {:?}", began.elapsed());
+    eventually("and says that it is ready", || mesh.daemon(1).is_ready().then_some(()));
 }
 
 /// Catches: a rollback that leaves the node without service, since the newer daemon is told to end and the older is not.

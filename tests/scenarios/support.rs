@@ -51,6 +51,15 @@ pub(crate) fn assert_encrypted(recording: &Recording, sources: &[std::net::IpAdd
     }
 }
 
+/// Fills the table that steering uses with routes. Each is looked at and removed, which takes longer than is waited for.
+pub(crate) fn flood_routes(pod: &Place) {
+    let routes = (0..300_000_u32).map(|number| {
+        let address = std::net::Ipv4Addr::from(0x1400_0000 + number);
+        format!("route add local {address} dev lo table 1441\n")
+    });
+    pod.ip(routes.collect::<String>()).unwrap();
+}
+
 /// Sends so much of the pattern, ends, and yields what the server says of what it got.
 pub(crate) fn send(dial: &Dial, length: u64) -> io::Result<String> {
     let mut stream = dial.connect()?;

@@ -5,6 +5,7 @@
 
 mod keeping;
 mod leaving;
+mod settling;
 mod strictness;
 mod succession;
 
@@ -19,31 +20,25 @@ use std::{
 };
 
 use control::{Certificates, LocalPod};
-use futures::StreamExt;
 use metrics::{describe_gauge, gauge};
 use model::{SharedSnapshot, SpiffeId, WorkloadUid, authorize::MtlsMode};
 use parking_lot::Mutex;
-use proxy::{LocalWorkload, Proxy, Stop};
+use proxy::{Proxy, Stop};
 use redirect::{EnrolledPod, OlderConnection, RedirectError, Redirection};
 use telemetry::Ledgers;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::leaving::Leaving;
-use crate::{
-    sockets::{DnsSockets, Sockets},
-    status::PodStatus,
-};
+use self::{leaving::Leaving, settling::Settling};
+use crate::{discovery::Unplaced, status::PodStatus};
 
 /// How soon a pod whose enrolment failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Pods that are enrolled at the same time.
-const SETTLED_AT_ONCE: usize = 16;
 
 const TROUBLED: &str = "ztunnel_pods_not_served";
 
@@ -64,10 +59,10 @@ pub(crate) struct Node {
     endings: TaskTracker,
     told_superseded: AtomicBool,
     strangers_forgotten: AtomicBool,
+    told_strangers: AtomicBool,
     /// The list is to be gone through although it has not changed.
     again: Notify,
-    /// The list that was last gone through.
-    reconciled: watch::Sender<Arc<Vec<LocalPod>>>,
+    settling: Settling,
 }
 
 #[derive(Clone)]
@@ -95,7 +90,7 @@ pub(crate) struct Parts {
     pub(crate) inspection_interval: Duration,
     pub(crate) drain_deadline: Duration,
     /// Pods that should be on the list, and cannot be yet.
-    pub(crate) unplaced: watch::Receiver<Arc<BTreeMap<WorkloadUid, String>>>,
+    pub(crate) unplaced: watch::Receiver<Arc<Unplaced>>,
 }
 
 impl Node {
@@ -110,15 +105,18 @@ impl Node {
             endings: TaskTracker::new(),
             told_superseded: AtomicBool::new(false),
             strangers_forgotten: AtomicBool::new(false),
+            told_strangers: AtomicBool::new(false),
             again: Notify::new(),
-            reconciled: watch::Sender::default(),
+            settling: Settling::default(),
         })
     }
 
     /// Enrols the first list of pods, then attaches the node's programs.
     pub(crate) async fn start(self: &Arc<Self>, desired: &Arc<Vec<LocalPod>>) -> Result<(), RedirectError> {
-        self.reconcile(desired).await;
-        self.reconciled.send_replace(Arc::clone(desired));
+        self.reconcile(desired);
+        for pod in desired.iter() {
+            self.settling.tried(pod).await;
+        }
         self.parts.redirector.activate(&borrowed(&self.pods()))?;
         self.forget_strangers();
         Ok(())
@@ -135,19 +133,14 @@ impl Node {
                         return;
                     }
                     let list = Arc::clone(&desired.borrow_and_update());
-                    self.reconcile(&list).await;
-                    self.reconciled.send_replace(list);
+                    self.reconcile(&list);
                 }
                 () = self.again.notified() => {
                     let list = Arc::clone(&desired.borrow());
-                    self.reconcile(&list).await;
-                    self.reconciled.send_replace(list);
+                    self.reconcile(&list);
                 }
                 _ = retries.tick() => {
-                    if !self.problems.lock().is_empty() {
-                        let list = Arc::clone(&desired.borrow());
-                        self.reconcile(&list).await;
-                    }
+                    self.try_again();
                     self.forget_strangers();
                     self.keep_certificates();
                     self.keep_strictness();
@@ -156,11 +149,9 @@ impl Node {
         }
     }
 
-    /// Waits until the list has been gone through with `pod` as it is, and tells what keeps the pod from being served.
+    /// Waits until `pod`, which is on the list, has been tried as it is, and tells what keeps it from being served.
     pub(crate) async fn tried(&self, pod: &LocalPod) -> Result<(), String> {
-        let mut reconciled = self.reconciled.subscribe();
-        // The sender is ours, so it is there.
-        let _ = reconciled.wait_for(|list| list.contains(pod)).await;
+        self.settling.tried(pod).await;
         match self.problems.lock().get(&pod.uid) {
             Some(problem) => Err(problem.clone()),
             None if self.drain.is_cancelled() => Err("this daemon is draining".to_owned()),
@@ -211,7 +202,7 @@ impl Node {
                 uid: uid.clone(),
                 settings: enrolled.get(uid).map(|enrolled| enrolled.desired.clone()),
                 enrolled: enrolled.contains_key(uid),
-                problem: problems.get(uid).or_else(|| unplaced.get(uid)).cloned(),
+                problem: problems.get(uid).or_else(|| Some(&unplaced.get(uid)?.problem)).cloned(),
                 connections: counts.get(uid).copied().unwrap_or_default(),
             })
             .collect()
@@ -240,108 +231,6 @@ impl Node {
     pub(crate) fn mtls_of_pods(&self) -> BTreeMap<WorkloadUid, MtlsMode> {
         let enrolled = self.enrolled.lock();
         enrolled.iter().filter_map(|(uid, enrolled)| Some((uid.clone(), enrolled.desired.mtls?))).collect()
-    }
-
-    /// Makes the enrolled pods those of the list. One that fails does not hold up the others.
-    async fn reconcile(self: &Arc<Self>, desired: &[LocalPod]) {
-        if self.is_superseded() {
-            return;
-        }
-        let wanted: HashMap<&WorkloadUid, &LocalPod> = desired.iter().map(|pod| (&pod.uid, pod)).collect();
-        let gone: Vec<_> = {
-            let enrolled = self.enrolled.lock();
-            enrolled.keys().filter(|uid| !wanted.contains_key(uid)).cloned().collect()
-        };
-        for uid in gone {
-            self.let_go(&uid);
-        }
-        self.problems.lock().retain(|uid, _| wanted.contains_key(uid));
-        let differing = desired.iter().filter(|pod| !self.drain.is_cancelled() && self.differs(pod));
-        // A pod whose namespace is slow to answer holds up no other.
-        futures::stream::iter(differing).for_each_concurrent(SETTLED_AT_ONCE, |pod| self.settle(pod)).await;
-        self.keep_certificates();
-    }
-
-    fn differs(&self, pod: &LocalPod) -> bool {
-        self.enrolled.lock().get(&pod.uid).is_none_or(|current| current.desired != *pod)
-    }
-
-    /// Makes one pod what it should be, and remembers why if that fails.
-    async fn settle(self: &Arc<Self>, pod: &LocalPod) {
-        let started = Instant::now();
-        match self.enrol_or_change(pod).await {
-            Ok(done) => {
-                self.problems.lock().remove(&pod.uid);
-                tracing::info!(pod = %pod.uid, netns = %pod.netns.display(), took = ?started.elapsed(), "{done}");
-            }
-            Err(error) => {
-                let before = self.problems.lock().insert(pod.uid.clone(), error.to_string());
-                if before.is_none() {
-                    let reason = error.reason();
-                    tracing::error!(pod = %pod.uid, reason, %error, "enrolment failed; trying again");
-                }
-            }
-        }
-    }
-
-    async fn enrol_or_change(self: &Arc<Self>, desired: &LocalPod) -> Result<&'static str, RedirectError> {
-        let spec = self.spec_of(desired);
-        let current = self.enrolled.lock().get(&desired.uid).cloned();
-        match current {
-            Some(current) if current.is_at_home_of(desired) => {
-                self.parts.redirector.update(&current.pod, &spec)?;
-                self.keep(current.with(desired, spec.strict));
-                return Ok("pod's settings changed");
-            }
-            // In the same namespace it is taken over from ourselves, so that it is not out of the mesh in between.
-            Some(current) if current.is_in_namespace_of(desired) => {
-                let pod = Arc::new(self.parts.redirector.enrol(spec).await?);
-                self.abandon(&desired.uid);
-                self.keep(self.serve(desired, pod));
-                return Ok("pod's addresses changed");
-            }
-            Some(_) => self.let_go(&desired.uid),
-            None => {}
-        }
-        if let Some(current) = self.reclaim(desired) {
-            self.keep(current.with(desired, spec.strict));
-            if let Err(error) = self.parts.redirector.resume_capture(&current.pod, &spec).await {
-                self.let_go(&desired.uid);
-                return Err(error);
-            }
-            return Ok("pod enrolled again");
-        }
-        self.evict(desired).await;
-        let pod = Arc::new(self.parts.redirector.enrol(spec).await?);
-        self.keep(self.serve(desired, pod));
-        Ok("pod enrolled")
-    }
-
-    fn serve(&self, desired: &LocalPod, pod: Arc<EnrolledPod>) -> Enrolled {
-        let stop = Stop { drain: self.drain.child_token(), cut: CancellationToken::new() };
-        let (mtls, seen_mtls) = watch::channel(desired.mtls);
-        let (uid, service_account) = (desired.uid.clone(), desired.service_account.clone());
-        let local = LocalWorkload { uid, service_account, mtls: seen_mtls };
-        let sockets = Arc::new(Sockets(Arc::clone(&pod)));
-        // A task of its own: however much a pod asks, its connections are accepted meanwhile, and other pods'.
-        let names = self.parts.data_plane.spawn(self.serve_names(&pod, &stop));
-        let proxy = Box::pin(Arc::clone(&self.parts.proxy).serve(local, sockets, stop.clone()));
-        let service = self.parts.data_plane.spawn(async {
-            let _ = tokio::join!(proxy, names);
-        });
-        let strict = pod.spec().strict;
-        Enrolled { desired: desired.clone(), pod, stop, mtls, strict, service: Arc::new(service) }
-    }
-
-    /// DNS for the pod, until it is cut.
-    fn serve_names(&self, pod: &Arc<EnrolledPod>, stop: &Stop) -> impl Future<Output = ()> + Send + 'static {
-        let (server, cut) = (self.parts.dns.clone(), stop.cut.clone());
-        let (uid, sockets) = (pod.spec().uid.clone(), Arc::new(DnsSockets::new(Arc::clone(pod))));
-        async move {
-            if let Some(server) = server {
-                server.serve(uid, sockets, cut).await;
-            }
-        }
     }
 
     fn keep(&self, enrolled: Enrolled) {

@@ -26,6 +26,14 @@ pub struct Own {
     pub namespace: String,
 }
 
+impl Own {
+    /// Whether no pod of this namespace is ever in the mesh, whatever is said of it.
+    #[must_use]
+    pub fn leaves_out(&self, namespace: &str) -> bool {
+        SYSTEM_NAMESPACES.contains(&namespace) || (!self.namespace.is_empty() && namespace == self.namespace)
+    }
+}
+
 /// Why a pod is not in the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {

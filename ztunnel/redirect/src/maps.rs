@@ -60,6 +60,14 @@ impl Maps {
         self.pods.lock().keys().collect::<Result<_, _>>().map_err(|error| failed("listing pods", &error))
     }
 
+    pub(crate) fn pod(&self, cookie: u64) -> Result<Option<abi::Pod>, RedirectError> {
+        match self.pods.lock().get(&cookie, 0) {
+            Ok(pod) => Ok(Some(pod)),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(failed("looking a pod up", &error)),
+        }
+    }
+
     pub(crate) fn insert_listeners(&self, cookie: u64, listeners: &Listeners) -> Result<(), RedirectError> {
         Role::ALL.into_iter().try_for_each(|role| self.insert_listener(cookie, role, &listeners.of(role)))
     }

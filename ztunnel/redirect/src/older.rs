@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use crate::{EnrolledPod, NetworkNamespace, PodSpec, RedirectError, address::words, socket::DAEMON_MARK};
 
 /// For a whole listing; a million sockets take about a second.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(3);
 const WHAT: &str = "listing its connections";
 
 /// A connection that is older than its pod's enrolment. Seventy bytes, for what costs the kernel some thousand.

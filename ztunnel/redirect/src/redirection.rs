@@ -1,6 +1,6 @@
 //! Whoever redirects this node's pods: our own eBPF programs, or a CNI.
 
-use std::sync::Arc;
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use crate::{Captured, EnrolledPod, Finding, PodSpec, RedirectError, Redirector, VerdictCounts};
 
@@ -86,8 +86,12 @@ impl Redirection {
     }
 
     /// See [`Redirector::forget_strangers`].
-    pub fn forget_strangers(&self, enrolled: &[&EnrolledPod]) -> Result<(), RedirectError> {
-        self.ebpf().map_or(Ok(()), |redirector| redirector.forget_strangers(enrolled))
+    pub fn forget_strangers(
+        &self,
+        enrolled: &[&EnrolledPod],
+        awaited: &HashSet<IpAddr>,
+    ) -> Result<usize, RedirectError> {
+        self.ebpf().map_or(Ok(0), |redirector| redirector.forget_strangers(enrolled, awaited))
     }
 
     /// See [`Redirector::forget_dead`].

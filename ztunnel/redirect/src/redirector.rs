@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    net::IpAddr,
     os::{fd::AsFd, linux::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::{
@@ -25,6 +26,7 @@ use tokio::{net::TcpListener, runtime::Handle, time::MissedTickBehavior};
 
 use crate::{
     EnrolledPod, NetworkNamespace, PodSpec, RedirectError, VerdictCounts,
+    address::words,
     bpf::AttachType,
     kernel_log,
     listener::listen,
@@ -116,19 +118,36 @@ impl Redirector {
         Ok(())
     }
 
-    /// Forgets the pods of a daemon before us that are not among `enrolled`. Only when all that should be enrolled are:
-    /// until then one of the others may be a pod that we failed to take over, and must stay closed.
-    pub fn forget_strangers(&self, enrolled: &[&EnrolledPod]) -> Result<(), RedirectError> {
+    /// Forgets the pods of a daemon before us that are not among `enrolled`, but for those that have an address which is
+    /// `awaited`: each may be a pod that we failed to take over, and must stay closed. Answers with how many stay.
+    pub fn forget_strangers(
+        &self,
+        enrolled: &[&EnrolledPod],
+        awaited: &HashSet<IpAddr>,
+    ) -> Result<usize, RedirectError> {
         if self.is_superseded() {
-            return Ok(());
+            return Ok(0);
         }
         let current: HashSet<u64> = enrolled.iter().map(|pod| pod.cookie).collect();
-        let known = self.maps.pods()?.into_iter().chain(self.pins.linked(POD_HOOK));
-        for stranger in known.filter(|cookie| !current.contains(cookie)) {
-            self.forget(stranger)?;
+        let awaited: Vec<_> = awaited.iter().map(|ip| words(*ip)).collect();
+        let known: HashSet<u64> = self.maps.pods()?.into_iter().chain(self.pins.linked(POD_HOOK)).collect();
+        let mut left = 0;
+        for stranger in known.difference(&current).copied() {
+            let may_be_awaited = match self.maps.pod(stranger)? {
+                Some(pod) => awaited.iter().any(|ip| [pod.v4, pod.v6].contains(ip)),
+                // Of another ABI version, perhaps; what it had is not told.
+                None => !awaited.is_empty(),
+            };
+            if may_be_awaited {
+                left += 1;
+            } else {
+                self.forget(stranger)?;
+            }
         }
-        self.pins.remove_other_versions();
-        Ok(())
+        if left == 0 {
+            self.pins.remove_other_versions();
+        }
+        Ok(left)
     }
 
     /// Forgets the pods whose namespaces have ended, which their links know.

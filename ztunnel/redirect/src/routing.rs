@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -29,6 +30,8 @@ const RULE_PRIORITY: u32 = 1;
 const RT_TABLE_LOCAL: u8 = 255;
 /// Netlink answers at once; this only bounds a kernel that does not.
 const NETLINK_DEADLINE: Duration = Duration::from_secs(5);
+/// For all that is done to a namespace at once. A pod may have a million rules and routes where ours are.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What had to be put right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,27 +47,41 @@ pub(crate) async fn ensure(
     namespace: &NetworkNamespace,
     pod: &PodSpec,
 ) -> Result<Vec<Repair>, RedirectError> {
-    let handle = Netlink::open(namespace)?;
-    let mut repairs = Vec::new();
-    for ip in pod.addresses() {
-        ensure_route(&handle, ip, &mut repairs).await?;
-        ensure_rule(&handle, ip, &mut repairs).await?;
-    }
-    Ok(repairs)
+    within_deadline(async {
+        let handle = Netlink::open(namespace)?;
+        let mut repairs = Vec::new();
+        for ip in pod.addresses() {
+            ensure_route(&handle, ip, &mut repairs).await?;
+            ensure_rule(&handle, ip, &mut repairs).await?;
+        }
+        Ok(repairs)
+    })
+    .await
 }
 
 /// Takes away what [`ensure`] made.
 pub(crate) async fn remove(namespace: &NetworkNamespace) -> Result<(), RedirectError> {
-    let handle = Netlink::open(namespace)?;
-    for version in [IpVersion::V4, IpVersion::V6] {
-        for rule in handle.rules(version.clone()).await?.into_iter().filter(is_ours) {
-            handle.bounded("removing the rule", handle.0.rule().del(rule).execute()).await?;
+    within_deadline(async {
+        let handle = Netlink::open(namespace)?;
+        for version in [IpVersion::V4, IpVersion::V6] {
+            for rule in handle.rules(version.clone()).await?.into_iter().filter(is_ours) {
+                handle.bounded("removing the rule", handle.0.rule().del(rule).execute()).await?;
+            }
+            for route in handle.routes(version).await? {
+                handle.bounded("removing the route", handle.0.route().del(route).execute()).await?;
+            }
         }
-        for route in handle.routes(version).await? {
-            handle.bounded("removing the route", handle.0.route().del(route).execute()).await?;
-        }
-    }
-    Ok(())
+        Ok(())
+    })
+    .await
+}
+
+async fn within_deadline<T>(
+    work: impl Future<Output = Result<T, RedirectError>>,
+) -> Result<T, RedirectError> {
+    let what = "all that its rules and routes need";
+    let late = RedirectError::InNamespace { what, source: io::ErrorKind::TimedOut.into() };
+    timeout(DEADLINE, work).await.unwrap_or(Err(late))
 }
 
 async fn ensure_rule(netlink: &Netlink, ip: IpAddr, repairs: &mut Vec<Repair>) -> Result<(), RedirectError> {

@@ -22,8 +22,15 @@ use serde::Serialize;
 use tokio::sync::watch;
 use ztunnel_cni::{EnrolledNamespaces, wire::Request};
 
-/// Pods that should be enrolled, and why they cannot be yet.
-pub(crate) type Unplaced = BTreeMap<WorkloadUid, String>;
+/// Pods that should be enrolled and cannot be yet.
+pub(crate) type Unplaced = BTreeMap<WorkloadUid, UnplacedPod>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnplacedPod {
+    /// Why not.
+    pub(crate) problem: String,
+    pub(crate) ips: Vec<IpAddr>,
+}
 
 /// How discovery stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -81,6 +88,8 @@ struct Home {
     ips: Vec<IpAddr>,
     /// The sandbox, if the plugin named it.
     container: Option<String>,
+    /// What the API server said of its addresses when this was found out.
+    told: Vec<IpAddr>,
 }
 
 /// What the book has of a pod that the plugin asks about.
@@ -153,7 +162,8 @@ impl Book {
             return None;
         }
         let missing = known.pods.iter().filter(|(uid, pod)| {
-            !known.homes.contains_key(*uid) && self.is_in_mesh(&known, pod) && !addresses(pod).is_empty()
+            let in_doubt = known.homes.get(*uid).is_none_or(|home| home.is_in_doubt(pod));
+            in_doubt && self.is_in_mesh(&known, pod) && !addresses(pod).is_empty()
         });
         let sought = missing.map(|(uid, pod)| Sought {
             uid: uid.clone(),
@@ -172,8 +182,9 @@ impl Book {
             let home = result
                 .and_then(|netns| Home::new(netns, ips.clone(), None).map_err(|error| error.to_string()));
             match home {
-                // The plugin may have come first.
-                Ok(home) => drop(known.homes.entry(uid.clone()).or_insert(home)),
+                Ok(home) => known.found(uid, home),
+                // It has one, which may be right.
+                Err(_) if known.homes.contains_key(uid) => {}
                 Err(problem) => {
                     if before.get(uid) != Some(&problem) {
                         tracing::warn!(uid, problem, "a pod that runs is not enrolled; trying again");
@@ -191,6 +202,10 @@ impl Book {
     }
 
     pub(super) fn standing(&self, request: &Request) -> Standing {
+        // Whatever the API server would tell, if it did.
+        if self.own.leaves_out(&request.namespace) || is_static(request) {
+            return Standing::Outside;
+        }
         let known = self.known.lock();
         let Some((uid, pod)) = known.named(request) else { return Standing::Unknown };
         // Whether it is in the mesh may depend on a label of its namespace, and that comes by another watch.
@@ -198,6 +213,16 @@ impl Book {
             return Standing::Unknown;
         }
         if self.is_in_mesh(&known, pod) { Standing::Inside { uid: uid.clone() } } else { Standing::Outside }
+    }
+
+    /// Whether a pod that nobody has told of may be in the mesh. As while no daemon is there, its namespace decides; one that
+    /// is not known either may have been made just now, unless nobody tells of any.
+    pub(super) fn may_be_in_mesh(&self, request: &Request) -> bool {
+        let known = self.known.lock();
+        if known.is_told() && known.namespaces.contains_key(&request.namespace) {
+            return self.enrolled_namespaces(&known).contains(&request.namespace);
+        }
+        self.status.borrow().problem.is_none()
     }
 
     /// The pod runs there from now on. Answers with it as it is to be enrolled.
@@ -211,18 +236,19 @@ impl Book {
             home.netns = before.netns;
         }
         let pod = known.pods.get(uid).ok_or("it was deleted meanwhile")?;
+        home.told = addresses(pod);
         let local = self.local(pod, &home).ok_or("it has no IP address")?;
         known.homes.insert(uid.to_owned(), home);
         self.publish(&mut known);
         Ok(local)
     }
 
-    /// The sandbox goes. One that has another sandbox by now stays.
+    /// The sandbox goes. A pod that has another by now stays, and so does one whose sandbox is not known: sandboxes that ended
+    /// long ago are taken down again and again while their pod runs.
     pub(super) fn leave(&self, request: &Request) {
         let mut known = self.known.lock();
         let Some(uid) = known.named(request).map(|(uid, _)| uid.clone()) else { return };
-        let is_its =
-            |home: &Home| home.container.as_ref().is_none_or(|container| *container == request.container);
+        let is_its = |home: &Home| home.container.as_ref() == Some(&request.container);
         if known.homes.get(&uid).is_some_and(is_its) {
             known.homes.remove(&uid);
             self.publish(&mut known);
@@ -287,7 +313,7 @@ impl Book {
                 None => {
                     let problem = known.problems.get(uid).cloned();
                     let problem = problem.unwrap_or_else(|| "no process of it is found yet".to_owned());
-                    unplaced.insert(self.workload_uid(pod), problem);
+                    unplaced.insert(self.workload_uid(pod), UnplacedPod { problem, ips: addresses(pod) });
                 }
             }
         }
@@ -322,18 +348,23 @@ impl Book {
         WorkloadUid::new(&format!("{}//Pod/{namespace}/{name}", self.cluster_id))
     }
 
-    /// A file that cannot be written costs the next pods without a daemon, not this one.
-    fn write(&self, known: &mut Known) {
-        let Some(path) = &self.file else { return };
-        let labelled = known
-            .namespaces
-            .iter()
-            .filter(|(_, labels)| labels.get(DATAPLANE_MODE).is_some_and(|mode| mode == "ambient"));
+    /// Whose pods may be in the mesh.
+    fn enrolled_namespaces(&self, known: &Known) -> BTreeSet<String> {
+        let is_labelled = |labels: &BTreeMap<String, String>| {
+            labels.get(DATAPLANE_MODE).is_some_and(|mode| mode == "ambient")
+        };
+        let labelled = known.namespaces.iter().filter(|(_, labels)| is_labelled(labels));
         let mut namespaces: BTreeSet<String> = labelled.map(|(name, _)| name.clone()).collect();
         // A pod may be in the mesh by a label of its own, and those after it will be like it.
         let inside = known.pods.values().filter(|pod| self.is_in_mesh(known, pod));
         namespaces.extend(inside.filter_map(|pod| pod.metadata.namespace.clone()));
-        let enrolled = EnrolledNamespaces { namespaces };
+        namespaces
+    }
+
+    /// A file that cannot be written costs the next pods without a daemon, not this one.
+    fn write(&self, known: &mut Known) {
+        let Some(path) = &self.file else { return };
+        let enrolled = EnrolledNamespaces { namespaces: self.enrolled_namespaces(known) };
         if known.written.as_ref() == Some(&enrolled) {
             return;
         }
@@ -349,6 +380,17 @@ impl Book {
 impl Known {
     fn is_told(&self) -> bool {
         self.pods_told && self.namespaces_told
+    }
+
+    /// The plugin may have come first; then its home is the pod's, unless the search has shown that it is not.
+    fn found(&mut self, uid: &str, mut home: Home) {
+        let Some(pod) = self.pods.get(uid) else { return };
+        home.told.clone_from(&home.ips);
+        match self.homes.get_mut(uid) {
+            Some(before) if before.identity == home.identity => before.told = home.told,
+            Some(before) if !before.is_in_doubt(pod) || !home.is_still_of(pod) => {}
+            Some(_) | None => drop(self.homes.insert(uid.to_owned(), home)),
+        }
     }
 
     fn named(&self, request: &Request) -> Option<(&String, &Pod)> {
@@ -367,7 +409,7 @@ impl Home {
     fn new(netns: File, mut ips: Vec<IpAddr>, container: Option<String>) -> io::Result<Self> {
         let metadata = netns.metadata()?;
         ips.sort_unstable();
-        Ok(Self { identity: (metadata.st_dev(), metadata.st_ino()), netns, ips, container })
+        Ok(Self { identity: (metadata.st_dev(), metadata.st_ino()), netns, ips, container, told: Vec::new() })
     }
 
     /// A pod whose sandbox was made anew has other addresses, and runs elsewhere. The plugin knows of that before the API
@@ -375,6 +417,17 @@ impl Home {
     fn is_still_of(&self, pod: &Pod) -> bool {
         self.container.is_some() || self.ips == addresses(pod)
     }
+
+    /// Whether the pod may have moved and the plugin's word of it was lost: the API server has told of other addresses since.
+    fn is_in_doubt(&self, pod: &Pod) -> bool {
+        let now = addresses(pod);
+        now != self.told && now.iter().any(|ip| !self.ips.contains(ip))
+    }
+}
+
+/// Made from a file on the node. The kubelet makes its uid up, without the dashes of those that the API server gives.
+fn is_static(request: &Request) -> bool {
+    request.uid.as_ref().is_some_and(|uid| !uid.contains('-'))
 }
 
 fn uid_of(pod: &Pod) -> Option<String> {

@@ -109,7 +109,12 @@ async fn add(request: &Request, netns: Descriptor, book: &Book, node: &Node) -> 
     }
     let uid = match told(request, book).await {
         Standing::Outside => return Ok(Answer::NotInMesh),
-        Standing::Unknown => return Err("the API server has not told of this pod yet".to_owned()),
+        Standing::Unknown if book.may_be_in_mesh(request) => {
+            let why =
+                "the API server has not told of this pod yet, and pods of its namespace may be in the mesh";
+            return Err(why.to_owned());
+        }
+        Standing::Unknown => return Ok(Answer::NotInMesh),
         Standing::Inside { uid } => uid,
     };
     let local = book.place(&uid, request, netns.into())?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -20,14 +21,25 @@ const INSPECTED_AT_ONCE: usize = 16;
 const INSPECTION_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Node {
-    /// Pods of a daemon before us that nobody wants any more, once we know which those are.
+    /// Pods of a daemon before us that nobody wants any more. One that has an address of a pod that is wanted, and not served
+    /// yet, may be that one: it stays closed until that is known.
     pub(super) fn forget_strangers(&self) {
-        let are_known = self.problems.lock().is_empty() && self.parts.unplaced.borrow().is_empty();
-        if !are_known || self.strangers_forgotten.load(Ordering::Relaxed) {
+        if self.strangers_forgotten.load(Ordering::Relaxed) {
             return;
         }
-        match self.parts.redirector.forget_strangers(&borrowed(&self.pods())) {
-            Ok(()) => self.strangers_forgotten.store(true, Ordering::Relaxed),
+        let missing = self.settling.missing(|uid| self.enrolled.lock().contains_key(uid));
+        let unplaced = Arc::clone(&self.parts.unplaced.borrow());
+        let unplaced = unplaced.values().flat_map(|pod| pod.ips.iter().copied());
+        let awaited: HashSet<IpAddr> = missing.into_iter().flat_map(|pod| pod.ips).chain(unplaced).collect();
+        match self.parts.redirector.forget_strangers(&borrowed(&self.pods()), &awaited) {
+            Ok(0) => self.strangers_forgotten.store(true, Ordering::Relaxed),
+            Ok(left) if !self.told_strangers.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(
+                    left,
+                    "former pods stay closed: pods that have their addresses are not served yet"
+                );
+            }
+            Ok(_) => {}
             Err(error) => tracing::warn!(reason = error.reason(), %error, "old enrolments stay behind"),
         }
     }
@@ -78,6 +90,15 @@ impl Node {
         }
         verdicts::tampered(finding.reason());
         tracing::warn!(pod = %uid, finding = finding.reason(), detail = ?finding, "tampering with the redirection was repaired");
+    }
+
+    /// So that the pod's first connection does not wait for it.
+    pub(super) fn prefetch_certificate(&self, uid: &WorkloadUid) {
+        let snapshot = self.parts.snapshot.load();
+        let Some(workload) = snapshot.workload(uid) else { return };
+        if let Err(error) = self.parts.certificates.prefetch(&workload.identity) {
+            tracing::warn!(reason = error.reason(), %error, "a local workload will have no certificate");
+        }
     }
 
     /// Certificates are kept for the identities of the pods that are served, those that are leaving among them, and no

@@ -91,12 +91,80 @@ fn only_the_sandbox_that_it_has_takes_a_pod_away() {
     assert!(listed(&book).is_empty());
 }
 
+/// Sandboxes that ended are taken down again while their pod runs on, and a home that was searched for names no sandbox.
+#[test]
+fn a_pod_that_was_found_is_not_taken_away_by_any_sandbox() {
+    let book = told(vec![pod("till", Some("10.1.1.7"))]);
+    let sought = book.sought().unwrap();
+    book.found(&sought, [("uid-till".to_owned(), Ok(netns("net")))].into());
+    book.leave(&request("till", "old"));
+    assert_eq!(listed(&book).len(), 1);
+}
+
+/// If DEL and the next ADD are lost, the pod runs in plaintext elsewhere, and is shown as enrolled.
+#[test]
+fn a_pod_whose_addresses_become_others_than_the_plugin_s_is_looked_for() {
+    let book = told(vec![pod("till", Some("10.1.1.6"))]);
+    let placed = book.place("uid-till", &request("till", "c1"), netns("net")).unwrap();
+    assert!(book.sought().unwrap().is_empty(), "the API server is behind, as it is in every restart");
+    book.told_of_pods(Change::Applied(pod("till", Some("10.1.1.7"))));
+    assert!(book.sought().unwrap().is_empty(), "it has caught up");
+    book.told_of_pods(Change::Applied(pod("till", Some("10.1.1.8"))));
+    let sought = book.sought().unwrap();
+    assert_eq!(sought[0].ips, ["10.1.1.8".parse::<IpAddr>().unwrap()]);
+    book.found(&sought, [("uid-till".to_owned(), Err("not there yet".to_owned()))].into());
+    assert_eq!(
+        **book.pods().borrow(),
+        std::slice::from_ref(&placed),
+        "served until it is known to be elsewhere"
+    );
+    book.found(&sought, [("uid-till".to_owned(), Ok(netns("mnt")))].into());
+    let moved = book.pods().borrow()[0].clone();
+    assert_eq!(moved.ips, sought[0].ips);
+    assert_ne!(moved.netns_identity, placed.netns_identity);
+}
+
+#[test]
+fn a_pod_that_is_found_where_the_plugin_placed_it_is_not_looked_for_again() {
+    let book = told(vec![pod("till", None)]);
+    let placed = book.place("uid-till", &request("till", "c1"), netns("net")).unwrap();
+    book.told_of_pods(Change::Applied(pod("till", Some("10.1.1.8"))));
+    let sought = book.sought().unwrap();
+    book.found(&sought, [("uid-till".to_owned(), Ok(netns("net")))].into());
+    assert_eq!(**book.pods().borrow(), [placed]);
+    assert!(book.sought().unwrap().is_empty());
+}
+
+/// A watch that fails must stop neither the pods that are none of the mesh's, nor the next daemon, which may be its cure.
+#[test]
+fn of_a_pod_that_nobody_told_of_the_namespace_decides() {
+    let book = told(Vec::new());
+    let plain = KnownNamespace { name: "plain".to_owned(), labels: BTreeMap::new() };
+    book.told_of_namespaces(Change::Applied(plain));
+    let of = |namespace: &str| Request { namespace: namespace.to_owned(), ..request("till", "c1") };
+    for namespace in ["ztunnel-system", "kube-system"] {
+        assert_eq!(book.standing(&of(namespace)), Standing::Outside);
+    }
+    let from_a_file = Request { uid: Some("0123456789abcdef0123456789abcdef".to_owned()), ..of("shop") };
+    assert_eq!(book.standing(&from_a_file), Standing::Outside, "it is none of the API server's");
+    assert!(book.may_be_in_mesh(&of("shop")) && !book.may_be_in_mesh(&of("plain")));
+    assert!(book.may_be_in_mesh(&of("new")), "it may have been made just now");
+    let mut own_label = pod("other", None);
+    own_label.metadata.namespace = Some("plain".to_owned());
+    own_label.metadata.labels = Some([(DATAPLANE_MODE.to_owned(), "ambient".to_owned())].into());
+    book.told_of_pods(Change::Applied(own_label));
+    assert!(book.may_be_in_mesh(&of("plain")), "it may be like the other");
+    book.failed("the API server is away".to_owned());
+    assert!(!book.may_be_in_mesh(&of("new")), "nobody would ever tell");
+    assert!(book.may_be_in_mesh(&of("shop")));
+}
+
 #[test]
 fn pods_that_run_are_sought_and_told_until_they_are_found() {
     let book = told(vec![pod("till", Some("10.1.1.7")), pod("not-started", None)]);
     let sought = book.sought().unwrap();
     assert_eq!(sought.iter().map(|pod| pod.uid.as_str()).collect::<Vec<_>>(), ["uid-till"]);
-    let problem = |book: &Book| book.unplaced().borrow().values().next().cloned();
+    let problem = |book: &Book| book.unplaced().borrow().values().next().map(|pod| pod.problem.clone());
     assert!(problem(&book).unwrap().contains("no process"));
     book.found(&sought, [("uid-till".to_owned(), Err("a decoy".to_owned()))].into());
     assert_eq!(problem(&book).as_deref(), Some("a decoy"));
