@@ -35,6 +35,31 @@ fn a_kubelet_probe_reaches_even_a_strict_pod_untouched() {
     assert_eq!(mesh.daemon(1).verdict("probe_passed").unwrap(), 4);
 }
 
+/// Catches: probes of strict pods that are refused for ever once the kubelet was restarted, or was not there at the start.
+#[test]
+fn a_kubelet_that_is_restarted_is_known_again() {
+    let plan = MeshPlan::new(&["strict"]).pod("strict", |pod| pod.strict = true);
+    let mut mesh = plan.build().unwrap();
+    // As systemd does it: the cgroup goes with the unit, and another has its name when it is started again.
+    let start = |mesh: &Mesh| mesh.node(1).host_network_pod("kubelet-unit").unwrap();
+    let cgroup = start(&mesh).cgroup().to_owned();
+    mesh.change(|plan| drop(plan.settings.insert("kubeletCgroup".to_owned(), cgroup.to_str().into())))
+        .unwrap();
+    mesh.start_daemon(1).unwrap();
+    let _server = Server::start(mesh.pod("strict"), 8080, Behaviour::Echo).unwrap();
+    for _ in 0..2 {
+        let kubelet = start(&mesh);
+        for family in FAMILIES {
+            eventually("the probe passes", || echo(&kubelet, mesh.address("strict", family, 8080)).ok());
+        }
+    }
+    let kubelet = start(&mesh);
+    let newer = mesh.launch_beside(1).unwrap();
+    newer.wait_until_ready().unwrap();
+    mesh.put_daemon(1, newer);
+    echo(&kubelet, mesh.address("strict", 0, 8080)).expect("a successor knows it, too");
+}
+
 /// Catches: a probe that is told the port is open when the application has closed it, or waits for an answer.
 #[test]
 fn a_probe_of_a_closed_port_is_refused() {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nix::net::if_::if_nametoindex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{
     Mesh, MeshPlan, Place,
     client::Dial,
@@ -92,6 +92,42 @@ fn no_address_of_a_strict_pod_takes_plaintext() {
         );
     }
     assert_eq!(servers.map(|server| server.accepted()), [0, 2]);
+}
+
+/// Catches: a way around what a control plane calls strict, which is a policy that denies whoever has no identity, and around
+/// any other policy.
+#[test]
+fn no_address_of_a_pod_under_a_policy_takes_plaintext() {
+    let mut mesh = MeshPlan::new(&["stranger strict allowing"])
+        .pod("stranger", |pod| (pod.enrolled, pod.in_state) = (false, false))
+        .start()
+        .unwrap();
+    let _servers =
+        ["strict", "allowing"].map(|pod| Server::start(mesh.pod(pod), PORT, Behaviour::Echo).unwrap());
+    let from = mesh.pod("stranger").place.clone();
+    let eth0 = eth0_of(&from);
+    let pods = ["strict", "allowing"].map(|pod| link_local(mesh.pod(pod)));
+    let scoped = pods.map(|ip| SocketAddrV6::new(ip, PORT, 0, eth0).into());
+    for target in scoped {
+        assert_eq!(say(&from, target).unwrap(), MESSAGE, "link-local addresses do not work at all");
+    }
+    let no_identity = json!({ "notPrincipals": [{ "presence": {} }] });
+    for policy in [
+        json!({ "name": "strict", "action": "Deny", "scope": "Namespace", "rules": [[[no_identity]]] }),
+        json!({ "name": "some", "action": "Allow", "scope": "Namespace", "rules": [[[{ "destinationPorts": [9] }]]] }),
+    ] {
+        let mut policy = policy;
+        policy["namespace"] = json!("default");
+        mesh.change(|plan| plan.policies = vec![policy]).unwrap();
+        for target in scoped {
+            eventually("plaintext is refused", || say(&from, target).is_err().then_some(()));
+            assert_eq!(say(&from, target).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+        mesh.change(|plan| plan.policies = Vec::new()).unwrap();
+        for target in scoped {
+            eventually("and taken again", || say(&from, target).ok());
+        }
+    }
 }
 
 /// At an address that is not the workload's. The log shows a link-local one with the scope it has in the pod.

@@ -97,6 +97,11 @@ pub struct InboundFacts<'a> {
     pub mtls: Option<MtlsMode>,
 }
 
+/// Whether a policy, or its absence, may refuse somebody at `workload`.
+pub fn is_restricted(snapshot: &Snapshot, workload: &Workload) -> bool {
+    judge::is_restricted(snapshot, workload)
+}
+
 /// What becomes of a connection, and what would.
 #[derive(Debug)]
 pub struct Verdict {

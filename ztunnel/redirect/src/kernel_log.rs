@@ -12,6 +12,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     time::sleep,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::RedirectError;
 
@@ -21,15 +22,15 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Between two readings of the ring.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Follows the object's messages in a task of their own, for as long as the runtime lives.
-pub(crate) fn follow(object: &mut Ebpf) -> Result<(), RedirectError> {
+/// Follows the object's messages in a task of their own, for as long as what is answered lives.
+pub(crate) fn follow(object: &mut Ebpf) -> Result<AbortOnDropHandle<()>, RedirectError> {
     let logger = EbpfLogger::init_with_logger(object, KernelLog::default())
         .map_err(|error| RedirectError::ebpf("the log ring", &error))?;
     // SAFETY: the logger owns its ring's descriptor and never changes it.
     let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
     let mut logger = registered
         .map_err(|error| RedirectError::InNamespace { what: "polling the log", source: error.into() })?;
-    tokio::spawn(async move {
+    let following = tokio::spawn(async move {
         while let Ok(mut ready) = logger.readable_mut().await {
             ready.get_inner_mut().flush();
             ready.clear_ready();
@@ -37,7 +38,7 @@ pub(crate) fn follow(object: &mut Ebpf) -> Result<(), RedirectError> {
             sleep(PAUSE).await;
         }
     });
-    Ok(())
+    Ok(AbortOnDropHandle::new(following))
 }
 
 #[derive(Default)]

@@ -42,7 +42,7 @@ pub struct PodSpec {
     pub v4: Option<Ipv4Addr>,
     pub v6: Option<Ipv6Addr>,
     pub fail_mode: FailMode,
-    /// It accepts mutual TLS only, so all its addresses are guarded.
+    /// It does not accept everybody, so all its addresses are guarded.
     pub strict: bool,
     /// Destination ports, at most eight, that its connections reach uncaptured.
     pub excluded_outbound: Vec<u16>,

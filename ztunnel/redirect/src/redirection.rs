@@ -99,6 +99,11 @@ impl Redirection {
         self.ebpf().map_or(Ok(()), Redirector::forget_dead)
     }
 
+    /// See [`Redirector::follow_kubelet`].
+    pub fn follow_kubelet(&self) -> Result<(), RedirectError> {
+        self.ebpf().map_or(Ok(()), Redirector::follow_kubelet)
+    }
+
     /// See [`Redirector::keep_beating`].
     pub async fn keep_beating(&self) {
         if let Some(redirector) = self.ebpf() {

@@ -23,6 +23,7 @@ use model::{Role, WorkloadUid};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, runtime::Handle, time::MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     EnrolledPod, NetworkNamespace, PodSpec, RedirectError, VerdictCounts,
@@ -61,16 +62,36 @@ pub struct Redirector {
     pins: Pins,
     loader: Loader,
     maps: Maps,
-    node: Ebpf,
+    node: Mutex<NodePrograms>,
     /// Of the node's own network namespace, 0 if that is not known. Whoever is in it is no pod.
     node_cookie: u64,
     /// Whose each namespace is. Two pods cannot have one: neither would have an identity of its own.
     tenants: Mutex<HashMap<u64, WorkloadUid>>,
     /// Ours, by our first program's id, and those of the daemons beside us.
     seats: Seats,
-    program: u32,
     /// Since our programs are attached: the cgroup.
     active: OnceLock<u64>,
+}
+
+/// Those that are attached once for all pods.
+struct NodePrograms {
+    object: Ebpf,
+    /// The kubelet's cgroup, as they know it; 0 if there is none.
+    kubelet: u64,
+    _log: AbortOnDropHandle<()>,
+}
+
+impl NodePrograms {
+    fn load(loader: &Loader, node_cookie: u64, kubelet: u64) -> Result<Self, RedirectError> {
+        let mut object = loader.load_node(node_cookie, kubelet)?;
+        let log = kernel_log::follow(&mut object)?;
+        Ok(Self { object, kubelet, _log: log })
+    }
+
+    /// By which others know whose a link is.
+    fn id(&self) -> Result<u32, RedirectError> {
+        objects::program_id(&self.object, NODE_PROGRAMS[0].0)
+    }
 }
 
 impl Redirector {
@@ -79,16 +100,18 @@ impl Redirector {
         objects::check()?;
         let pins = Pins::prepare(&settings.bpf_dir)?;
         let node_cookie = settings.node_netns.as_deref().map(cookie_at).transpose()?.unwrap_or(0);
-        let kubelet_cgroup = settings.kubelet_cgroup.as_deref().map(cgroup_id).transpose()?.unwrap_or(0);
+        let kubelet = settings.kubelet_cgroup.as_deref().map_or(0, |path| {
+            cgroup_id(path).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the kubelet's cgroup is not there; until it is, strict pods refuse its probes");
+                0
+            })
+        });
         let loader = Loader::new(&pins);
-        let mut node = loader.load_node(node_cookie, kubelet_cgroup)?;
-        kernel_log::follow(&mut node)?;
-        let maps = Maps::take(&mut node)?;
-        let program = objects::program_id(&node, NODE_PROGRAMS[0].0)?;
-        let seats = Seats::take(&settings.bpf_dir, program)?;
-        let (tenants, active) = (Mutex::default(), OnceLock::new());
-        let redirector =
-            Self { settings, pins, loader, maps, node, node_cookie, tenants, seats, program, active };
+        let mut node = NodePrograms::load(&loader, node_cookie, kubelet)?;
+        let maps = Maps::take(&mut node.object)?;
+        let seats = Seats::take(&settings.bpf_dir, node.id()?)?;
+        let (node, tenants, active) = (Mutex::new(node), Mutex::default(), OnceLock::new());
+        let redirector = Self { settings, pins, loader, maps, node, node_cookie, tenants, seats, active };
         redirector.beat()?;
         Ok(redirector)
     }
@@ -107,14 +130,33 @@ impl Redirector {
     fn attach_node(&self) -> Result<(), RedirectError> {
         let cgroup = open(&self.settings.cgroup_root, "opening the cgroup")?;
         let id = cgroup_id(&self.settings.cgroup_root)?;
+        let node = self.node.lock();
         for (name, kind) in NODE_PROGRAMS {
-            let program = objects::program(&self.node, name)?;
+            let program = objects::program(&node.object, name)?;
             pins::attach(&self.pins.link(name, id), program.as_fd(), cgroup.as_fd(), kind)?;
             for other in self.pins.linked(name).into_iter().filter(|&other| other != id) {
                 pins::detach(&self.pins.link(name, other))?;
             }
         }
         let _ = self.active.set(id);
+        Ok(())
+    }
+
+    /// Looks at the kubelet's cgroup again: systemd makes it anew whenever the kubelet is restarted.
+    pub fn follow_kubelet(&self) -> Result<(), RedirectError> {
+        // While the kubelet is away there is none.
+        let Some(now) = self.settings.kubelet_cgroup.as_deref().and_then(|path| cgroup_id(path).ok()) else {
+            return Ok(());
+        };
+        // A daemon after us sees to it itself, and has the later programs.
+        if self.node.lock().kubelet == now || self.is_superseded() || self.seats.is_later_held() {
+            return Ok(());
+        }
+        let node = NodePrograms::load(&self.loader, self.node_cookie, now)?;
+        self.seats.rename(node.id()?)?;
+        *self.node.lock() = node;
+        self.attach_node()?;
+        tracing::info!("the kubelet has another cgroup; its probes are known by that one from now on");
         Ok(())
     }
 
@@ -222,7 +264,7 @@ impl Redirector {
     pub fn is_superseded(&self) -> bool {
         let Some(&cgroup) = self.active.get() else { return false };
         let owner = pins::program_of(&self.pins.link(NODE_PROGRAMS[0].0, cgroup));
-        owner.is_ok_and(|owner| owner != self.program && self.seats.is_held(owner))
+        owner.is_ok_and(|owner| owner != self.seats.own() && self.seats.is_held(owner))
     }
 
     /// Whether a daemon after us has ended and nobody has taken its place, so that pods it had taken over have nobody.

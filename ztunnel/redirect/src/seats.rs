@@ -12,6 +12,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ use crate::RedirectError;
 
 pub(crate) struct Seats {
     directory: PathBuf,
-    own: u32,
+    own: AtomicU32,
     /// Locked, until it is left.
     lock: Mutex<Option<File>>,
 }
@@ -36,12 +37,25 @@ impl Seats {
             path: directory.clone(),
             source,
         })?;
-        Ok(Self { directory, own, lock: Mutex::new(Some(lock)) })
+        Ok(Self { directory, own: AtomicU32::new(own), lock: Mutex::new(Some(lock)) })
     }
 
     /// As if we had ended: whoever was here before us may have all back.
     pub(crate) fn leave(&self) {
         *self.lock.lock() = None;
+    }
+
+    /// Gives our seat another number, since our first program is another now.
+    pub(crate) fn rename(&self, number: u32) -> Result<(), RedirectError> {
+        let to = self.directory.join(number.to_string());
+        fs::rename(self.directory.join(self.own().to_string()), &to)
+            .map_err(|source| RedirectError::Path { what: "renaming our seat to", path: to, source })?;
+        self.own.store(number, Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn own(&self) -> u32 {
+        self.own.load(Relaxed)
     }
 
     /// Whether the daemon of this number lives.
@@ -61,14 +75,14 @@ impl Seats {
 
     /// Takes away the seats of daemons that have ended.
     pub(crate) fn clear(&self) {
-        for number in self.all().filter(|&number| number != self.own && !self.is_held(number)) {
+        for number in self.all().filter(|&number| number != self.own() && !self.is_held(number)) {
             // Gone, or left to the next who clears.
             let _ = fs::remove_dir(self.directory.join(number.to_string()));
         }
     }
 
     fn later(&self) -> impl Iterator<Item = u32> {
-        self.all().filter(|&number| number > self.own)
+        self.all().filter(|&number| number > self.own())
     }
 
     fn all(&self) -> impl Iterator<Item = u32> + use<> {
@@ -135,6 +149,8 @@ mod tests {
         assert!(!newer.is_later_empty() && !newer.is_held(7) && !newer.is_held(8));
         newer.clear();
         assert_eq!(newer.all().collect::<Vec<_>>(), [9]);
+        newer.rename(12).unwrap();
+        assert!(newer.is_held(12) && !newer.is_held(9) && !newer.is_later_held());
         fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -118,7 +118,14 @@ async fn add(request: &Request, netns: Descriptor, book: &Book, node: &Node) -> 
         Standing::Inside { uid } => uid,
     };
     let local = book.place(&uid, request, netns.into())?;
-    let tried = node.tried(&local).await;
+    let tried = tokio::select! {
+        tried = node.tried(&local) => tried,
+        // Then nobody tries it any more.
+        () = left(request, book) => match book.standing(request) {
+            Standing::Outside => return Ok(Answer::NotInMesh),
+            _ => return Err("it was deleted meanwhile".to_owned()),
+        },
+    };
     if node.is_leaving() {
         return Ok(Answer::Superseded);
     }
@@ -137,6 +144,12 @@ async fn told(request: &Request, book: &Book) -> Standing {
             return standing;
         }
     }
+}
+
+/// Waits until the pod has left the mesh, or was deleted.
+async fn left(request: &Request, book: &Book) {
+    let mut changes = book.changes();
+    while matches!(book.standing(request), Standing::Inside { .. }) && changes.changed().await.is_ok() {}
 }
 
 fn check(request: &Request, book: &Book, node: &Node) -> Answer {

@@ -54,6 +54,9 @@ impl Node {
             if let Err(error) = self.parts.redirector.forget_dead() {
                 tracing::warn!(reason = error.reason(), %error, "enrolments of ended namespaces stay behind");
             }
+            if let Err(error) = self.parts.redirector.follow_kubelet() {
+                tracing::warn!(reason = error.reason(), %error, "the kubelet's probes are not known by its new cgroup");
+            }
             let all: Vec<_> = self.enrolled.lock().values().cloned().collect();
             let inspect = |enrolled| self.inspect(enrolled);
             futures::stream::iter(all).for_each_concurrent(INSPECTED_AT_ONCE, inspect).await;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use control::LocalPod;
-use model::{MtlsMode, mtls};
+use model::{MtlsMode, authorize::is_restricted, mtls};
 use redirect::{FailMode, PodSpec};
 
 use super::{Enrolled, Node};
@@ -45,10 +45,14 @@ impl Node {
         }
     }
 
+    /// Nor may a policy be gone around at an address that the mesh does not know. What a control plane calls strict is one,
+    /// too: it denies whoever has no identity.
     fn is_strict(&self, pod: &LocalPod) -> bool {
         let snapshot = self.parts.snapshot.load();
         match snapshot.workload(&pod.uid) {
-            Some(workload) => mtls::is_strict(&snapshot, workload, pod.mtls),
+            Some(workload) => {
+                mtls::is_strict(&snapshot, workload, pod.mtls) || is_restricted(&snapshot, workload)
+            }
             None => pod.mtls == Some(MtlsMode::Strict),
         }
     }

@@ -49,6 +49,14 @@ pub(super) fn judge(
     Ok(None)
 }
 
+/// Whether anything in force may refuse somebody at `workload`.
+pub(super) fn is_restricted(snapshot: &Snapshot, workload: &Workload) -> bool {
+    let regime = Regime::Enforced;
+    in_force(regime, snapshot, workload).any(|set| !set.is_empty())
+        || selected(regime, snapshot, workload).next().is_some()
+        || snapshot.settings().default_deny(&workload.namespace, regime)
+}
+
 /// Whether anything that is not in force applies to `workload`.
 pub(super) fn is_audited(snapshot: &Snapshot, workload: &Workload) -> bool {
     let dry_run = |key| snapshot.compiled(key).is_some_and(|policy| policy.policy.dry_run);
