@@ -1,7 +1,7 @@
 //! What a proven peer may ask for, and what it is answered otherwise. After a refusal the connection goes on.
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{
     Daemon, Mesh, MeshPlan, eventually,
     server::{Behaviour, Server},
@@ -127,12 +127,15 @@ fn what_is_no_connect_is_turned_away() {
             assert_eq!(stream.exchange(MARKER).await.unwrap(), MARKER);
         });
         eventually("three are counted", || (self::rejected(mesh.daemon(1)) == rejected + 3.0).then_some(()));
+        let listed = mesh.daemon(1).admin("/refusals?reason=not_a_connect").unwrap();
+        let of_client = |entry: &Value| entry["source"]["identity"] == Mesh::identity("client").as_str();
+        assert!(listed.as_array().unwrap().iter().any(of_client), "{listed}");
         assert_eq!(application.accepted(), family + 1);
     }
 }
 
 fn rejected(daemon: &Daemon) -> f64 {
-    daemon.metric("ztunnel_rejected_requests_total", &[]).unwrap()
+    daemon.metric("ztunnel_rejected_requests_total", &[("reason", "not_a_connect")]).unwrap()
 }
 
 /// Catches: a proven peer that fills the node's log with refusals, as fast as HTTP/2 can ask; or one of which nobody learns how

@@ -2,7 +2,7 @@
 
 use std::{
     sync::mpsc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -53,6 +53,8 @@ async fn a_peer_has_but_so_many_tunnels() {
     let mut standing = two_and_one_too_many(&mesh).await;
     assert!(observed.metric(HITS, &[r#"limit="inbound_tunnels_per_source""#]) >= 1);
     observed.line(&["WARN", r#"reason="inbound_tunnels_per_source""#, C1]).await;
+    let told = mesh.s1.ledgers.refusals().list(SystemTime::now());
+    assert!(told.iter().any(|it| it.reason == "inbound_tunnels_per_source"), "{told:?}");
     // Those that stand go on, and what they leave can be used again.
     standing.pop();
     let freed = || mesh.s1.ledgers.count_for(&uid("s1")) == 1;
